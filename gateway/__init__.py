@@ -1,0 +1,1 @@
+"""HTTP: knows the OpenAI API, knows nothing of llama.cpp."""

@@ -1,0 +1,1 @@
+"""Inference: knows llama-cpp-python, knows nothing of HTTP."""

@@ -1,0 +1,159 @@
+"""What crosses the seam between gateway and worker: plain, picklable data and named errors.
+
+Standard library only, so that the gateway can import it without the model's libraries and Modal can
+carry every object in it between containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one sequence is sampled; the defaults are OpenAI's, where llama.cpp's differ.
+
+    `top_k` 0 and `min_p` 0 switch these samplers off, `repeat_penalty` 1 likewise. `logprobs` is the
+    number of alternatives wanted per token (0: only the sampled one), None for no log probabilities.
+    `max_tokens` None means up to the context's end. `seed` None draws a fresh one.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One chat completion, validated and with the model's name resolved.
+
+    `messages` are the chat template's own: dicts with `role`, `content` (text) and, where they apply,
+    `name`, `tool_calls`, `tool_call_id`.
+    """
+
+    request_id: str
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its natural-log probability, and the most likely tokens in its place."""
+
+    token: str
+    logprob: float
+    bytes: bytes
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The first event of every request: the prompt fits and is queued; from here on it may stream."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that choice `index` has grown by; never half a character, never half a stop string."""
+
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Choice `index` is complete."""
+
+    index: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts over all choices; the last event of every request that did not fail."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+Event = Accepted | TextDelta | Finished | Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model as `/v1/models` shows it; `created` is a Unix time in seconds."""
+
+    id: str
+    created: int
+    context_length: int
+
+
+class WorkerError(Exception):
+    """Anything a worker answers instead of events.
+
+    WorkerError
+      InvalidRequest              the request can never succeed as it stands
+        ContextLengthExceeded     its prompt is longer than the context
+      Overloaded                  the waiting queue is full; try again later
+      WorkerFailed                the worker could not do its part
+
+    Every argument is positional and in `args`, so that pickle restores the same class anywhere.
+    """
+
+
+class InvalidRequest(WorkerError):
+    """`InvalidRequest(message, param, code)`: `param` names the request's field, `code` is OpenAI's."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param, code)
+        self.message, self.param, self.code = message, param, code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The wording is OpenAI's, because LiteLLM and LangChain recognise it."""
+
+    def __init__(self, context_length: int, num_tokens: int) -> None:
+        super().__init__(
+            f"This model's maximum context length is {context_length} tokens. However, your messages "
+            f"resulted in {num_tokens} tokens. Please reduce the length of the messages.",
+            "messages",
+            "context_length_exceeded",
+        )
+        self.args = (context_length, num_tokens)
+
+
+class Overloaded(WorkerError):
+    """`Overloaded(message, retry_after)`: seconds after which a retry has a chance."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message, retry_after)
+        self.message, self.retry_after = message, retry_after
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class WorkerFailed(WorkerError):
+    """The request was fine, the worker was not; the message is fit for the client to read."""
