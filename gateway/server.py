@@ -75,7 +75,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         raise SystemExit(
-            f"llama-gateway: cannot listen on {host}:{port}: {error.strerror}. Choose another port with --port."
+            f"llama-gateway: cannot listen on {host}:{port}: {error.strerror}. Choose another with --port."
         ) from error
     return listener
 
