@@ -41,7 +41,7 @@ class ChatRequest:
     """One chat completion, validated and with the model's name resolved.
 
     `messages` are the chat template's own: dicts with `role`, `content` (text) and, where they apply,
-    `name`, `tool_calls`, `tool_call_id`.
+    `name`, `tool_calls`, `tool_call_id`. Without `stream`, the events may all come at the end.
     """
 
     request_id: str
@@ -49,6 +49,7 @@ class ChatRequest:
     messages: Sequence[Mapping[str, Any]]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
