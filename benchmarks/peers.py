@@ -49,7 +49,8 @@ class Peer:
 
 
 def _ours_command(python: Path, setup: Setup, port: int) -> list[str]:
-    custom = os.environ.get("BENCH_OURS", f"{python} -m gateway.cli serve --host 127.0.0.1 --port {port}")
+    """BENCH_OURS replaces the command, to measure another build; `{port}` in it is filled in."""
+    custom = os.environ.get("BENCH_OURS", f"{python} -m gateway.cli serve --host 127.0.0.1 --port {{port}}")
     return shlex.split(custom.replace("{port}", str(port)))
 
 
@@ -81,14 +82,16 @@ def _llama_server_command(python: Path, setup: Setup, port: int) -> list[str]:
     return shlex.split(f"{command} --context {setup.context} --slots {setup.slots} {layout}")
 
 
-OURS = Peer("ours", ("-e", str(ROOT)), _ours_command, _ours_env)
+OURS = Peer("ours", (), _ours_command, _ours_env)
 STOCK = Peer("stock", ("llama-cpp-python[server]==0.3.36",), _stock_command)
 LLAMA_SERVER = Peer("llama-server", ("xllamacpp==2026.10.11549",), _llama_server_command)
 PEERS = {peer.name: peer for peer in (OURS, STOCK, LLAMA_SERVER)}
 
 
 def environment(peer: Peer) -> Path:
-    """The Python of the peer's own virtual environment, made on first use."""
+    """The Python of the peer's own virtual environment, made on first use; ours is the one we run in."""
+    if peer is OURS:
+        return Path(sys.executable)
     folder = VENVS / peer.name
     python = folder / "bin" / "python"
     complete = folder / "complete"
