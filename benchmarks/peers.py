@@ -125,7 +125,7 @@ def running(peer: Peer, setup: Setup) -> Iterator[Server]:
             stderr=output,
             cwd=ROOT if peer is OURS else CACHE,
             env={**os.environ, **peer.env(setup, port)},
-            start_new_session=True,
+            process_group=0,
         )
     try:
         yield Server(port, _wait_until_ready(process, port, log), process.pid)
