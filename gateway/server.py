@@ -9,7 +9,7 @@ import typer
 import uvicorn
 
 from gateway.app import create_app
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, StartError
 from gateway.telemetry import configure_logging
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings
@@ -74,8 +74,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise SystemExit(
-            f"llama-gateway: cannot listen on {host}:{port}: {error.strerror}. Choose another with --port."
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port."
         ) from error
     return listener
 
