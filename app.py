@@ -6,8 +6,7 @@
 Everything is set by environment variables at deploy time; the README has the table.
 """
 
-from __future__ import annotations
-
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -16,8 +15,11 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings
-from worker.protocol import Batch, ChatRequest
+from worker.models import models_in
+from worker.protocol import Batch, ChatRequest, ModelInfo
 from worker.settings import WorkerSettings
+
+# No `from __future__ import annotations` here: modal.parameter reads the annotations.
 
 MINUTES = 60
 MODELS = Path("/models")  # where the Volume is mounted
@@ -90,13 +92,18 @@ worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essen
 )
 @modal.concurrent(max_inputs=SLOTS)
 class LlamaWorker:
-    """One model in memory, answering as many requests at once as it has slots."""
+    """One model in memory, answering as many requests at once as it has slots.
+
+    `model` is a name that /v1/models lists: each has containers of its own.
+    """
+
+    model: str = modal.parameter()
 
     @modal.enter()
     def load(self) -> None:
         from worker.service import Worker, load_llama
 
-        settings = WorkerSettings()
+        settings = for_model(WorkerSettings(), self.model)
         self.worker = Worker(load_llama(settings), settings)
 
     @modal.method()
@@ -111,10 +118,19 @@ class LlamaWorker:
         self.worker.close()
 
 
+def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
+    """The settings of the model that clients call `name`: MODEL_PATH's, or another on the Volume."""
+    if name == settings.served_name:
+        return settings
+    path = models_in(MODELS).get(name, MODELS / f"{name}.gguf")
+    return settings.model_copy(update={"model_path": path, "model_name": name})
+
+
 @app.function(
     image=gateway_image,
     cpu=0.25,
     memory=512,
+    volumes={str(MODELS): volume},
     env=environment(deployment) | environment(worker_settings) | environment(gateway_settings),
     secrets=[]
     if gateway_settings.allow_anonymous
@@ -127,10 +143,31 @@ def gateway() -> object:
     from gateway.app import create_app
     from gateway.modal_backend import ModalBackend
     from gateway.telemetry import configure_logging
-    from worker.protocol import ModelInfo
 
     settings = GatewaySettings()
+    if not settings.key_list and not settings.allow_anonymous:
+        raise RuntimeError(f"The Secret {deployment.secret_name} has no key: set API_KEYS in it.")
     configure_logging(settings.log_level, as_json=True)
-    model = ModelInfo(worker_settings.served_name, created=0, context_length=worker_settings.llm_ctx)
-    backend = ModalBackend(lambda name: LlamaWorker(), aborts, lambda: [model])
-    return create_app(backend, settings)
+    return create_app(ModalBackend(lambda name: LlamaWorker(model=name), aborts, Shelf().models), settings)
+
+
+class Shelf:
+    """What /v1/models lists: MODEL_PATH first, then what else is on the Volume."""
+
+    def __init__(self) -> None:
+        self._reloaded = -float("inf")
+
+    async def models(self) -> list[ModelInfo]:
+        """A file that was put on the Volume shows after at most a minute."""
+        if time.monotonic() - self._reloaded > MINUTES:
+            self._reloaded = time.monotonic()
+            await volume.reload.aio()
+        found = {worker_settings.served_name: worker_settings.model_path}
+        for name, path in models_in(MODELS).items():
+            if path != worker_settings.model_path:
+                found.setdefault(name, path)
+        return [ModelInfo(name, _modified(path), worker_settings.llm_ctx) for name, path in found.items()]
+
+
+def _modified(path: Path) -> int:
+    return int(path.stat().st_mtime) if path.exists() else 0

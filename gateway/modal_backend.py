@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import modal
@@ -28,13 +28,13 @@ class ModalBackend:
         self,
         worker: Callable[[str], Any],
         aborts: modal.Queue,
-        models: Callable[[], Sequence[ModelInfo]],
+        models: Callable[[], Awaitable[Sequence[ModelInfo]]],
     ) -> None:
         self._worker, self._aborts, self._models = worker, aborts, models
         self._sending: set[asyncio.Task[None]] = set()
 
-    def models(self) -> Sequence[ModelInfo]:
-        return self._models()
+    async def models(self) -> Sequence[ModelInfo]:
+        return await self._models()
 
     async def check(self) -> None:
         """Workers come and go by demand; the gateway is healthy without one."""

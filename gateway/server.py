@@ -55,7 +55,7 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             timeout_graceful_shutdown=int(gateway_settings.shutdown_grace_seconds) + 5,
         )
         banner = BANNER.format(
-            model=worker.models()[0].id,
+            model=worker.model.id,
             base_url=f"http://{_authority(listener)}/v1",
             seconds=time.perf_counter() - started,
             auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",

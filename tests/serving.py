@@ -36,7 +36,7 @@ class ScriptedBackend:
     requests: list[ChatRequest] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def models(self) -> Sequence[ModelInfo]:
+    async def models(self) -> Sequence[ModelInfo]:
         return [ModelInfo("test-model", 1700000000, 512)]
 
     async def check(self) -> None:

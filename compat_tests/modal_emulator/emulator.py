@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from modal_proto import api_pb2
+
 from compat_tests.modal_emulator.control_plane import ControlPlane, Ports
 from compat_tests.modal_emulator.rpc import check_client_version
 
@@ -219,6 +221,15 @@ class ModalEmulator:
 
     def volume_path(self, name: str) -> Path:
         return self._plane.volumes.path(name)
+
+    def definition(self, app: str, function: str) -> api_pb2.Function:
+        """What a deployed function was declared with: resources, volumes, secrets, concurrency."""
+
+        async def find() -> api_pb2.Function:
+            deployed = self._plane.apps.deployed(app)
+            return self._plane.apps.function(deployed.function_ids[function]).published()
+
+        return self._run(find())
 
     def image_commands(self, app: str, function: str) -> list[str]:
         """What the image of a deployed function would have run and installed."""
