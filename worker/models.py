@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
+import re
 import struct
+from collections import Counter
 from pathlib import Path
 
 GGUF_MAGIC = b"GGUF"
@@ -51,6 +54,22 @@ def default_model() -> Path:
     return converted
 
 
+def models_in(folder: Path) -> dict[str, Path]:
+    """The GGUF files below `folder` by the name that clients send: the file's stem, or where two files share
+    it, their path without the ending. The further parts of a split model are left out."""
+    files = sorted(path for path in folder.rglob("*.gguf") if not _is_further_part(path))
+    stems = Counter(path.stem for path in files)
+    return {
+        path.stem if stems[path.stem] == 1 else str(path.relative_to(folder).with_suffix("")): path
+        for path in files
+    }
+
+
+def _is_further_part(path: Path) -> bool:
+    part = re.search(r"-(\d{5})-of-\d{5}$", path.stem)
+    return part is not None and int(part[1]) > 1
+
+
 def cache_folder() -> Path:
     """Where converted models are kept, by the XDG base directory specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-gateway"
@@ -69,6 +88,7 @@ def quantize(source: Path, target: Path, type_name: str) -> None:
     params.allow_requantize = True
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # not a line for every tensor
     status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(partial), ctypes.byref(params))
     if status != 0:
         partial.unlink(missing_ok=True)
