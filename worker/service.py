@@ -7,7 +7,9 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from worker.llama import BatchedLlama, CompletionStream, Output
+from worker.chat_template import ChatHandler
+from worker.completion import CompletionStream
+from worker.llama import BatchedLlama
 from worker.models import ModelFileError, check_model_file
 from worker.protocol import (
     Accepted,
@@ -20,6 +22,7 @@ from worker.protocol import (
     Usage,
     WorkerFailed,
 )
+from worker.sequence import Output
 from worker.settings import WorkerSettings
 
 
@@ -27,7 +30,7 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
     """The model, loaded once. Raises ModelFileError with a sentence that says what to do."""
     path = check_model_file(settings.model_path)
     try:
-        return BatchedLlama(
+        llama = BatchedLlama(
             str(path),
             n_ctx=settings.llm_ctx,
             num_slots=settings.llm_slots,
@@ -44,6 +47,8 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
             f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
         ) from error
+    llama.chat_handler = ChatHandler(llama)
+    return llama
 
 
 class Worker:
@@ -94,7 +99,8 @@ class Worker:
         try:
             for index in range(request.n):
                 sampling = completion_kwargs(request.sampling, index)
-                streams.append(self._llama.create_chat_completion(messages, stream=True, **sampling))
+                chat = self._llama.create_chat_completion(messages, stream=True, **sampling)
+                streams.append(chat.completion)
         except BaseException:
             for stream in streams:
                 stream.abort()
