@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
 import llama_cpp
@@ -11,6 +11,9 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter, _convert_completion
 
 from worker.completion import CompletionStream
 from worker.protocol import InvalidRequest
+
+if TYPE_CHECKING:
+    from llama_cpp.llama_types import CreateCompletionResponse
 
 # For models whose GGUF brings no template: ChatML, the most widely used one.
 CHATML = """\
@@ -55,7 +58,8 @@ class ChatStream:
 
     def __init__(self, completion: CompletionStream) -> None:
         self.completion = completion
-        self._chunks = _convert_completion_to_chat(completion, stream=True)
+        chunks = cast("Iterator[CreateCompletionResponse]", completion)
+        self._chunks = cast("Iterator[Any]", _convert_completion_to_chat(chunks, stream=True))
 
     def __iter__(self) -> ChatStream:
         return self
@@ -68,7 +72,7 @@ class ChatHandler:
     """The library's hook between `create_chat_completion` and `create_completion`."""
 
     def __init__(self, llama: llama_cpp.Llama) -> None:
-        self._template = ChatTemplate(llama)
+        self.template = ChatTemplate(llama)
 
     def __call__(
         self,
@@ -85,11 +89,11 @@ class ChatHandler:
         template_only |= {"tool_choice": options.pop("tool_choice", None), **(chat_template_kwargs or {})}
         options.pop("response_format", None)
         completion = llama.create_completion(
-            self._template.tokens(messages, **template_only),
+            self.template.tokens(messages, **template_only),
             stream=stream,
             logprobs=(top_logprobs or 0) if logprobs else None,
             **options,
         )
-        if stream:
+        if isinstance(completion, CompletionStream):
             return ChatStream(completion)
         return _convert_completion_to_chat(completion, stream=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from worker.chat_template import ChatHandler
+from worker.chat_template import ChatHandler, ChatStream, ChatTemplate
 from worker.completion import CompletionStream
 from worker.llama import BatchedLlama
 from worker.models import ModelFileError, check_model_file
@@ -47,8 +48,20 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
             f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
         ) from error
-    llama.chat_handler = ChatHandler(llama)
+    handler = ChatHandler(llama)
+    llama.chat_handler = handler
+    if settings.llm_prefix_cache and settings.system_prompt:
+        llama.prefill_prefix(system_prefix(handler.template, settings.system_prompt))
     return llama
+
+
+def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
+    """The tokens that every prompt under the default system prompt begins with, whatever the user says."""
+    prompts = [
+        template.tokens(with_system_prompt([{"role": "user", "content": text}], system_prompt))
+        for text in ("a", "1")
+    ]
+    return os.path.commonprefix(prompts)
 
 
 class Worker:
@@ -57,6 +70,10 @@ class Worker:
     def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
         self._llama, self._settings = llama, settings
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
+
+    @property
+    def num_slots(self) -> int:
+        return self._llama.num_slots
 
     async def models(self) -> Sequence[ModelInfo]:
         return [self.model]
@@ -100,6 +117,7 @@ class Worker:
             for index in range(request.n):
                 sampling = completion_kwargs(request.sampling, index)
                 chat = self._llama.create_chat_completion(messages, stream=True, **sampling)
+                assert isinstance(chat, ChatStream)
                 streams.append(chat.completion)
         except BaseException:
             for stream in streams:
