@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from worker.chat_template import ChatHandler, ChatStream, ChatTemplate
@@ -57,11 +57,11 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
 
 def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
     """The tokens that every prompt under the default system prompt begins with, whatever the user says."""
-    prompts = [
+    one, other = (
         template.tokens(with_system_prompt([{"role": "user", "content": text}], system_prompt))
         for text in ("a", "1")
-    ]
-    return os.path.commonprefix(prompts)
+    )
+    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 class Worker:
