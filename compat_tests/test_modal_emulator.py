@@ -24,7 +24,6 @@ from compat_tests.modal_emulator.testing import (  # noqa: E402
     SAMPLE_APP,
     SECRET,
     emulator_with_sample,
-    furnish,
     new_partition,
     sample_queue,
     sample_worker,
@@ -69,23 +68,15 @@ def test_a_client_of_another_version_is_refused_on_the_wire(emulator: ModalEmula
 # Deploying
 
 
-def test_deploy_refuses_a_secret_that_lacks_a_required_key() -> None:
+def test_a_deployment_needs_its_secret_with_every_required_key() -> None:
     with ModalEmulator() as emulator:
-        furnish(emulator)
-        emulator.secret("sample-secret", {"OTHER": "x"})
+        with pytest.raises(RuntimeError, match="'sample-secret' not found"):
+            emulator.deploy(SAMPLE_APP)
+        emulator.modal("secret", "create", "sample-secret", "OTHER=x")
         with pytest.raises(RuntimeError, match="SAMPLE_KEY"):
             emulator.deploy(SAMPLE_APP)
-
-
-def test_deploy_refuses_a_missing_secret() -> None:
-    with ModalEmulator() as emulator, pytest.raises(RuntimeError, match="sample-secret"):
-        emulator.deploy(SAMPLE_APP)
-
-
-def test_a_secret_made_with_the_cli_serves_a_deployment() -> None:
-    with ModalEmulator() as emulator:
-        emulator.modal("secret", "create", "sample-secret", "SAMPLE_KEY=by hand")
-        assert "sample/web" in emulator.deploy(SAMPLE_APP) or emulator.url("sample", "web")
+        emulator.modal("secret", "create", "--force", "sample-secret", "SAMPLE_KEY=by hand")
+        assert emulator.deploy(SAMPLE_APP)
 
 
 def test_image_commands_are_recorded(emulator: ModalEmulator) -> None:
