@@ -44,7 +44,7 @@ def client(emulator: ModalEmulator) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def http(emulator: ModalEmulator) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=emulator.url("sample", "web"), timeout=30) as http:
+    with httpx.Client(base_url=emulator.url("sample", "web"), timeout=60) as http:
         yield http
 
 
@@ -137,11 +137,11 @@ def test_unknown_names_are_not_found(client: Client) -> None:
 def test_cancelling_a_running_input_reaches_its_coroutine(client: Client) -> None:
     queue, partition = sample_queue(client), new_partition()
     call = sample_worker(client).cancelled_or.spawn(partition)
-    assert queue.get(partition=f"{partition}-ready", timeout=20) == "started"
+    assert queue.get(partition=f"{partition}-ready", timeout=60) == "started"
     call.cancel()
-    assert queue.get(partition=f"{partition}-ready", timeout=20) == "cancelled"
+    assert queue.get(partition=f"{partition}-ready", timeout=60) == "cancelled"
     with pytest.raises(modal.exception.Error):
-        call.get(timeout=20)
+        call.get(timeout=60)
 
 
 # Serving
@@ -180,7 +180,7 @@ def test_a_client_that_hangs_up_is_noticed_by_the_app(http: httpx.Client, client
     partition = new_partition()
     with http.stream("GET", f"/until-disconnect?partition={partition}") as response:
         assert next(response.iter_lines()) == "data: again"
-    assert sample_queue(client).get(partition=partition, timeout=20) == "disconnected"
+    assert sample_queue(client).get(partition=partition, timeout=60) == "disconnected"
 
 
 def test_a_web_container_lost_in_mid_stream_cuts_the_answer_short(
@@ -229,9 +229,9 @@ def test_run_by_hand_it_says_how_to_deploy_and_ends_with_its_containers() -> Non
         os.makedirs(f"{volumes}/sample-data", exist_ok=True)
         with open(f"{volumes}/sample-data/greeting.txt", "w") as file:
             file.write(GREETING)
-        described = httpx.get(f"{url}/describe", timeout=30).json()
+        described = httpx.get(f"{url}/describe", timeout=60).json()
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert described["key"] == "by hand"
     assert process.returncode == 0
     assert "worker entered" in output

@@ -44,7 +44,7 @@ def hold(client: Client, partition: str, count: int = 1, app: str = "sample") ->
 
 def wait_until_held(client: Client, partition: str, count: int = 1) -> None:
     for _ in range(count):
-        sample_queue(client).get(partition=f"{partition}-ready", timeout=30)
+        sample_queue(client).get(partition=f"{partition}-ready", timeout=60)
 
 
 def release(client: Client, partition: str, count: int = 1) -> None:
@@ -77,7 +77,7 @@ def test_containers_are_added_up_to_the_maximum_and_removed_when_idle(
     containers = emulator.containers(WORKER)
     assert inputs_per_container(containers) == [2, 2, 2]
     release(client, partition, 7)
-    served_by = {pid_of(call.get(timeout=20)) for call in calls}
+    served_by = {pid_of(call.get(timeout=60)) for call in calls}
     assert served_by == {each.pid for each in containers}
 
     emulator.wait_for(lambda found: not found, WORKER)
@@ -93,7 +93,7 @@ def test_the_inputs_of_a_killed_container_run_elsewhere(emulator: ModalEmulator,
     emulator.kill(victim.task_id)
     wait_until_held(client, partition)
     release(client, partition)
-    assert pid_of(call.get(timeout=20)) != victim.pid
+    assert pid_of(call.get(timeout=60)) != victim.pid
     assert not is_running(victim.pid)
 
 
@@ -105,10 +105,10 @@ def test_a_pending_input_can_be_cancelled(emulator: ModalEmulator, client: Clien
     [cancelled, served] = hold(client, partition, 2)
     cancelled.cancel()
     with pytest.raises(modal.exception.Error, match="ancelled"):
-        cancelled.get(timeout=20)
+        cancelled.get(timeout=60)
     release(client, partition, 7)
     for call in (*running, served):
-        assert call.get(timeout=20).startswith("go")
+        assert call.get(timeout=60).startswith("go")
 
 
 def test_a_redeploy_serves_at_once_and_lets_running_inputs_finish(client: Client) -> None:
@@ -129,7 +129,7 @@ def test_a_redeploy_serves_at_once_and_lets_running_inputs_finish(client: Client
         assert is_running(old.pid), "it still has an input"
 
         release(client, partition)
-        assert pid_of(call.get(timeout=20)) == old.pid
+        assert pid_of(call.get(timeout=60)) == old.pid
         emulator.wait_for(lambda found: old.task_id not in {each.task_id for each in found}, WORKER)
 
 

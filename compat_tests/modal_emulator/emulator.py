@@ -190,7 +190,7 @@ class ModalEmulator:
         ]
 
     def wait_for(
-        self, condition: Callable[[list[ContainerInfo]], bool], function: str = "", timeout: float = 30
+        self, condition: Callable[[list[ContainerInfo]], bool], function: str = "", timeout: float = 60
     ) -> list[ContainerInfo]:
         """Block until the containers satisfy `condition`; woken by changes, not by the clock."""
 

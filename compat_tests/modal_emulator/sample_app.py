@@ -29,7 +29,7 @@ DATA = Path("/sample-data")
     secrets=[secret],
     max_containers=3,
     scaledown_window=2,
-    timeout=20,
+    timeout=100,
 )
 @modal.concurrent(max_inputs=2)
 class Worker:
