@@ -41,7 +41,7 @@ class ChatRequest:
     """One chat completion, validated and with the model's name resolved.
 
     `messages` are the chat template's own: dicts with `role`, `content` (text) and, where they apply,
-    `name`, `tool_calls`, `tool_call_id`.
+    `name`, `tool_calls`, `tool_call_id`. Without `stream`, the events may all come at the end.
     """
 
     request_id: str
@@ -49,6 +49,7 @@ class ChatRequest:
     messages: Sequence[Mapping[str, Any]]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +158,16 @@ class Overloaded(WorkerError):
 
 class WorkerFailed(WorkerError):
     """The request was fine, the worker was not; the message is fit for the client to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What crosses between containers at a time: events, or the error that ends them.
+
+    `attempt` is drawn anew each time the request starts to run. A container that dies makes Modal run the
+    request again elsewhere and splice the second generation onto the first: a change shows it.
+    """
+
+    attempt: str
+    events: Sequence[Event]
+    error: WorkerError | None = None

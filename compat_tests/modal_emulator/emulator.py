@@ -231,6 +231,15 @@ class ModalEmulator:
     def volume_path(self, name: str) -> Path:
         return self._plane.volumes.path(name)
 
+    def definition(self, app: str, function: str) -> api_pb2.Function:
+        """What a deployed function was declared with: resources, volumes, secrets, concurrency."""
+
+        async def find() -> api_pb2.Function:
+            deployed = self._plane.apps.deployed(app)
+            return self._plane.apps.function(deployed.function_ids[function]).published()
+
+        return self._run(find())
+
     def image_commands(self, app: str, function: str) -> list[str]:
         """What the image of a deployed function would have run and installed."""
 

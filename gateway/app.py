@@ -1,0 +1,42 @@
+"""The HTTP application, the same in this process and on Modal."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from gateway import errors
+from gateway.auth import KeyRing, RequireKey
+from gateway.backends import Backend
+from gateway.context import Gateway
+from gateway.limits import BodyLimit
+from gateway.routes import chat, generate, models, ops
+from gateway.settings import GatewaySettings, split_list
+from gateway.telemetry import RequestContext
+
+
+def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
+    """The routes, behind the limits; with keys in the settings, everything but /health needs one."""
+    app = FastAPI(
+        title="llama-gateway",
+        version="0.1.0",
+        description="Any GGUF model behind the OpenAI API.",
+        middleware=[
+            Middleware(RequestContext),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=split_list(settings.cors_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id"],
+            ),
+            Middleware(RequireKey, keys=KeyRing(settings.key_list)),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+    )
+    app.state.gateway = Gateway(backend, settings)
+    errors.install(app)
+    for routes in (chat, generate, models, ops):
+        app.include_router(routes.router)
+    return app

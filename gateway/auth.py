@@ -1,0 +1,53 @@
+"""Bearer keys, compared in constant time and never logged."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.errors import APIError
+
+PUBLIC_PATHS = {"/health", "/docs", "/openapi.json"}
+
+
+class KeyRing:
+    """The accepted keys. Empty means that the server is open, which start-up allows only on purpose."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def check(self, authorization: str | None) -> None:
+        """Raise a 401 unless the `Authorization` header carries one of the keys."""
+        if not self._digests:
+            return
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise _refusal("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
+        digest = _digest(key.strip())
+        # Every key is compared, so that timing tells nothing of which one came close.
+        if not any([hmac.compare_digest(digest, known) for known in self._digests]):
+            raise _refusal("Incorrect API key provided. Ask whoever runs this server for a valid one.")
+
+
+class RequireKey:
+    """Closed by default: every path but the public ones, before the body is read."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
+            self._keys.check(Headers(scope=scope).get("authorization"))
+        await self._app(scope, receive, send)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _refusal(message: str) -> APIError:
+    return APIError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,23 @@
+"""How the gateway reaches a worker: in this process, or on Modal."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from worker.protocol import ChatRequest, Event, ModelInfo
+
+
+class Backend(Protocol):
+    """What the gateway needs of a worker, wherever it runs.
+
+    `chat` yields what has accumulated since the last batch: first `Accepted`, last `Usage`. It raises a
+    WorkerError where the request cannot be answered, and closing it aborts the generation at once.
+    """
+
+    async def models(self) -> Sequence[ModelInfo]: ...
+
+    def chat(self, request: ChatRequest) -> AsyncGenerator[list[Event]]: ...
+
+    async def check(self) -> None:
+        """Raise WorkerFailed if requests cannot be answered."""

@@ -1,0 +1,103 @@
+"""llama-gateway: the command line."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from gateway.settings import GatewaySettings, StartError, explain
+from worker.models import ModelFileError, default_model
+from worker.settings import WorkerSettings
+
+app = typer.Typer(
+    help="Serve a GGUF model behind the OpenAI API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    Path | None,
+    typer.Option(envvar="MODEL", help="GGUF file to serve.", show_default="SmolLM2-135M-Instruct from PyPI"),
+]
+Host = Annotated[str, typer.Option(envvar="HOST", help="Address to listen on.")]
+Port = Annotated[
+    int, typer.Option(envvar="PORT", min=0, max=65535, help="Port to listen on; 0 for a free one.")
+]
+
+
+@app.callback()
+def commands() -> None:
+    """Keeps the sub-commands' names, however few there are."""
+
+
+@app.command()
+def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve a model until Ctrl-C.
+
+    Everything else is set by environment variables: LLM_CTX, LLM_THREADS, LLM_SLOTS, API_KEYS,
+    SYSTEM_PROMPT and more; the README has the table.
+    """
+    try:
+        gateway_settings, worker_settings = GatewaySettings(), WorkerSettings()
+        _refuse_open(host, gateway_settings)
+        _serve(_with_model(worker_settings, model), gateway_settings, host, port)
+    except ValidationError as error:
+        _stop(explain(error))
+    except (ModelFileError, StartError) as error:
+        _stop(str(error))
+
+
+def _serve(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
+    # Imported here, so that --help and wrong settings answer at once.
+    from gateway.server import run
+
+    run(worker_settings, gateway_settings, host, port)
+
+
+def _with_model(settings: WorkerSettings, model: Path | None) -> WorkerSettings:
+    """`--model` wins over MODEL_PATH, which wins over the default model."""
+    if model is not None:
+        return settings.model_copy(update={"model_path": model})
+    if "model_path" in settings.model_fields_set:
+        return settings
+    typer.echo(
+        "No model given: serving SmolLM2-135M-Instruct. Choose your own with --model FILE.gguf.", err=True
+    )
+    path = default_model()
+    name = settings.model_name or "SmolLM2-135M-Instruct"
+    return settings.model_copy(update={"model_path": path, "model_name": name})
+
+
+def _refuse_open(host: str, settings: GatewaySettings) -> None:
+    if is_loopback(host) or settings.key_list or settings.allow_anonymous:
+        return
+    _stop(
+        f"Refusing to listen on {host} without API keys: anyone who reaches it could use the model. "
+        "Set API_KEYS=YOUR_KEY, or ALLOW_ANONYMOUS=true if that is what you want."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _stop(message: str) -> NoReturn:
+    typer.secho(f"llama-gateway: {message}", err=True, fg="red" if sys.stderr.isatty() else None)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What every route is handed: the backend and settings that the app was built with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from gateway.backends import Backend
+from gateway.errors import model_not_found
+from gateway.settings import GatewaySettings
+from worker.protocol import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    backend: Backend
+    settings: GatewaySettings
+
+    async def model(self, name: str) -> ModelInfo:
+        """The served model of that name. Raises a 404 that lists the served ones."""
+        models = await self.backend.models()
+        for model in models:
+            if model.id == name:
+                return model
+        raise model_not_found(name, [model.id for model in models])
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def _request_id(request: Request) -> str:
+    request_id: str = request.state.request_id
+    return request_id
+
+
+GatewayDep = Annotated[Gateway, Depends(_gateway)]
+RequestId = Annotated[str, Depends(_request_id)]

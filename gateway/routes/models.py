@@ -1,0 +1,24 @@
+"""GET /v1/models and /v1/models/{id}; they never wake a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from gateway.context import GatewayDep
+from gateway.translate import model_body
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+async def list_models(gateway: GatewayDep) -> dict[str, Any]:
+    """The models that `model` may name."""
+    return {"object": "list", "data": [model_body(model) for model in await gateway.backend.models()]}
+
+
+@router.get("/{model_id:path}")
+async def retrieve_model(model_id: str, gateway: GatewayDep) -> dict[str, Any]:
+    """One model."""
+    return model_body(await gateway.model(model_id))

@@ -1,0 +1,85 @@
+"""Gateway and worker in one process, under uvicorn."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import typer
+import uvicorn
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings, StartError
+from gateway.telemetry import configure_logging
+from worker.service import Worker, load_llama
+from worker.settings import WorkerSettings
+
+BANNER = """
+Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
+
+  curl {base_url}/chat/completions -H 'Content-Type: application/json'{auth_header} \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{base_url}", api_key="{key}")
+  messages = [{{"role": "user", "content": "Say hello."}}]
+  reply = client.chat.completions.create(model="{model}", messages=messages)
+  print(reply.choices[0].message.content)
+"""
+
+
+class Server(uvicorn.Server):
+    """Says how to use it once it listens."""
+
+    def __init__(self, config: uvicorn.Config, banner: str) -> None:
+        super().__init__(config)
+        self._banner = banner
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            typer.echo(self._banner)
+
+
+def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
+    """Load the model, serve until told to stop, free the model."""
+    configure_logging(gateway_settings.log_level, gateway_settings.log_json)
+    listener = _listen(host, port)
+    started = time.perf_counter()
+    worker = Worker(load_llama(worker_settings), worker_settings)
+    try:
+        config = uvicorn.Config(
+            create_app(worker, gateway_settings),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=int(gateway_settings.shutdown_grace_seconds) + 5,
+        )
+        banner = BANNER.format(
+            model=worker.model.id,
+            base_url=f"http://{_authority(listener)}/v1",
+            seconds=time.perf_counter() - started,
+            auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
+            key="YOUR_KEY" if gateway_settings.key_list else "unused",
+        )
+        Server(config, banner).run(sockets=[listener])
+    finally:
+        worker.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound before the model is loaded: a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port."
+        ) from error
+    return listener
+
+
+def _authority(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,56 @@
+"""The gateway's settings, and the sentence that a wrong environment variable is answered with."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class GatewaySettings(BaseSettings):
+    """Built once at start and handed down; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    api_keys: SecretStr = Field(
+        default=SecretStr(""), description="keys that clients may send as bearer token, separated by commas"
+    )
+    allow_anonymous: bool = Field(
+        default=False, description="serve without keys on addresses other than loopback"
+    )
+    max_body_bytes: int = Field(default=4 << 20, ge=1024, description="largest request body")
+    heartbeat_seconds: float = Field(
+        default=10.0, gt=0, description="seconds between the comments that keep a stream open"
+    )
+    first_event_seconds: float = Field(
+        default=20.0, gt=0, description="how long a stream's errors may still be answered by a status code"
+    )
+    shutdown_grace_seconds: float = Field(
+        default=10.0, ge=0, description="how long running streams may go on after the server is told to stop"
+    )
+    cors_origins: str = Field(
+        default="", description="browser origins that may call the API, separated by commas; * for all"
+    )
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="log level")
+    log_json: bool = Field(default=False, description="log lines as JSON")
+
+    @property
+    def key_list(self) -> list[str]:
+        return split_list(self.api_keys.get_secret_value())
+
+
+class StartError(Exception):
+    """Why the server does not start; the message is the sentence that the user sees."""
+
+
+def split_list(text: str) -> list[str]:
+    """The non-empty parts of a comma-separated setting."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def explain(error: ValidationError) -> str:
+    """One line for each wrong setting, naming the environment variable as it is set."""
+    return "\n".join(
+        f"{'_'.join(str(part) for part in detail['loc']).upper()}={detail['input']!r} is not valid: "
+        f"{detail['msg']}. Set it to a valid value or unset it."
+        for detail in error.errors(include_url=False)
+    )

@@ -1,0 +1,78 @@
+"""A real HTTP server around a scripted backend, for tests of the gateway without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import uvicorn
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from gateway.telemetry import configure_logging
+from worker.protocol import Accepted, ChatRequest, Event, Finished, ModelInfo, TextDelta, Usage, WorkerError
+
+Script = Callable[["ScriptedBackend", ChatRequest], AsyncGenerator[list[Event]]]
+
+
+async def say_hello(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+    yield [Accepted(5)]
+    for index in range(request.n):
+        yield [TextDelta(index, "Hel"), TextDelta(index, "lo")]
+        yield [Finished(index, "stop")]
+    yield [Usage(5, 2 * request.n, cached_tokens=3)]
+
+
+@dataclass
+class ScriptedBackend:
+    """Answers by a script, and remembers what it was asked and how many answers were closed."""
+
+    script: Script = say_hello
+    health: WorkerError | None = None
+    requests: list[ChatRequest] = field(default_factory=list)
+    closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    async def models(self) -> Sequence[ModelInfo]:
+        return [ModelInfo("test-model", 1700000000, 512)]
+
+    async def check(self) -> None:
+        if self.health is not None:
+            raise self.health
+
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+        self.requests.append(request)
+        try:
+            async for batch in self.script(self, request):
+                yield batch
+        finally:
+            self.closed.release()
+
+
+@contextlib.contextmanager
+def serving(backend: ScriptedBackend, settings: GatewaySettings | None = None) -> Iterator[str]:
+    """The server's root URL; it is stopped, and its thread has ended, on leaving."""
+    configure_logging("info", as_json=False)
+    config = uvicorn.Config(create_app(backend, settings or GatewaySettings()), log_level="error")
+    server = uvicorn.Server(config)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    started = threading.Event()
+    startup = server.startup
+
+    async def announce(sockets: list[socket.socket] | None = None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = announce  # type: ignore[method-assign]
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

