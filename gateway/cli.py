@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from gateway.settings import GatewaySettings, explain
+from gateway.settings import GatewaySettings, StartError, explain
 from worker.models import ModelFileError, default_model
 from worker.settings import WorkerSettings
 
@@ -49,7 +49,7 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
         _serve(_with_model(worker_settings, model), gateway_settings, host, port)
     except ValidationError as error:
         _stop(explain(error))
-    except ModelFileError as error:
+    except (ModelFileError, StartError) as error:
         _stop(str(error))
 
 

@@ -18,9 +18,9 @@ class Gateway:
     backend: Backend
     settings: GatewaySettings
 
-    def model(self, name: str) -> ModelInfo:
+    async def model(self, name: str) -> ModelInfo:
         """The served model of that name. Raises a 404 that lists the served ones."""
-        models = self.backend.models()
+        models = await self.backend.models()
         for model in models:
             if model.id == name:
                 return model

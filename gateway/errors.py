@@ -152,6 +152,8 @@ def install(app: FastAPI) -> None:
 
 
 def _from_http(request: Request, error: HTTPException) -> APIError:
+    if isinstance(error.__cause__, APIError):  # FastAPI's own wrapping of what failed while reading a body
+        return error.__cause__
     asked = f"{request.method} {request.url.path}"
     messages = {
         404: f"Unknown route: {asked}. The API is under /v1, for example POST /v1/chat/completions.",

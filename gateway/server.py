@@ -9,7 +9,7 @@ import typer
 import uvicorn
 
 from gateway.app import create_app
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, StartError
 from gateway.telemetry import configure_logging
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings
@@ -55,7 +55,7 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             timeout_graceful_shutdown=int(gateway_settings.shutdown_grace_seconds) + 5,
         )
         banner = BANNER.format(
-            model=worker.models()[0].id,
+            model=worker.model.id,
             base_url=f"http://{_authority(listener)}/v1",
             seconds=time.perf_counter() - started,
             auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
@@ -74,8 +74,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise SystemExit(
-            f"llama-gateway: cannot listen on {host}:{port}: {error.strerror}. Choose another port with --port."
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port."
         ) from error
     return listener
 

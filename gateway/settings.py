@@ -38,6 +38,10 @@ class GatewaySettings(BaseSettings):
         return split_list(self.api_keys.get_secret_value())
 
 
+class StartError(Exception):
+    """Why the server does not start; the message is the sentence that the user sees."""
+
+
 def split_list(text: str) -> list[str]:
     """The non-empty parts of a comma-separated setting."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -25,7 +25,9 @@ log = structlog.get_logger("gateway")
 def configure_logging(level: str, as_json: bool) -> None:
     """One line an event on stderr, for people or for machines."""
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     )
     structlog.configure(
         processors=[

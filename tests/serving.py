@@ -13,6 +13,7 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
+from gateway.telemetry import configure_logging
 from worker.protocol import Accepted, ChatRequest, Event, Finished, ModelInfo, TextDelta, Usage, WorkerError
 
 Script = Callable[["ScriptedBackend", ChatRequest], AsyncGenerator[list[Event]]]
@@ -35,7 +36,7 @@ class ScriptedBackend:
     requests: list[ChatRequest] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def models(self) -> Sequence[ModelInfo]:
+    async def models(self) -> Sequence[ModelInfo]:
         return [ModelInfo("test-model", 1700000000, 512)]
 
     async def check(self) -> None:
@@ -54,6 +55,7 @@ class ScriptedBackend:
 @contextlib.contextmanager
 def serving(backend: ScriptedBackend, settings: GatewaySettings | None = None) -> Iterator[str]:
     """The server's root URL; it is stopped, and its thread has ended, on leaving."""
+    configure_logging("info", as_json=False)
     config = uvicorn.Config(create_app(backend, settings or GatewaySettings()), log_level="error")
     server = uvicorn.Server(config)
     listener = socket.socket()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import re
 import struct
+from collections import Counter
 from pathlib import Path
 
 GGUF_MAGIC = b"GGUF"
@@ -49,6 +51,22 @@ def default_model() -> Path:
     if not converted.is_file():
         quantize(shipped[0], converted, DEFAULT_MODEL_TYPE)
     return converted
+
+
+def models_in(folder: Path) -> dict[str, Path]:
+    """The GGUF files below `folder` by the name that clients send: the file's stem, or where two files share
+    it, their path without the ending. The further parts of a split model are left out."""
+    files = sorted(path for path in folder.rglob("*.gguf") if not _is_further_part(path))
+    stems = Counter(path.stem for path in files)
+    return {
+        path.stem if stems[path.stem] == 1 else str(path.relative_to(folder).with_suffix("")): path
+        for path in files
+    }
+
+
+def _is_further_part(path: Path) -> bool:
+    part = re.search(r"-(\d{5})-of-\d{5}$", path.stem)
+    return part is not None and int(part[1]) > 1
 
 
 def cache_folder() -> Path:

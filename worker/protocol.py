@@ -158,3 +158,16 @@ class Overloaded(WorkerError):
 
 class WorkerFailed(WorkerError):
     """The request was fine, the worker was not; the message is fit for the client to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What crosses between containers at a time: events, or the error that ends them.
+
+    `attempt` is drawn anew each time the request starts to run. A container that dies makes Modal run the
+    request again elsewhere and splice the second generation onto the first: a change shows it.
+    """
+
+    attempt: str
+    events: Sequence[Event]
+    error: WorkerError | None = None

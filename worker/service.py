@@ -51,10 +51,10 @@ class Worker:
 
     def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
         self._llama, self._settings = llama, settings
-        self._model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
+        self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
 
-    def models(self) -> Sequence[ModelInfo]:
-        return [self._model]
+    async def models(self) -> Sequence[ModelInfo]:
+        return [self.model]
 
     async def check(self) -> None:
         if not self._llama.alive:

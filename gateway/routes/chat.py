@@ -17,7 +17,7 @@ async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, gateway: GatewayDep, request_id: RequestId
 ) -> Response:
     """OpenAI's chat completions, whole or as server-sent events."""
-    gateway.model(body.model)
+    await gateway.model(body.model)
     chat_request = translate.chat_request(body, request_id)
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)

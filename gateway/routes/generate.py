@@ -17,6 +17,6 @@ async def generate(
     body: GenerateRequest, request: Request, gateway: GatewayDep, request_id: RequestId
 ) -> GenerateResponse:
     """One message in, one answer out, under the server's own system prompt."""
-    model = gateway.backend.models()[0].id
+    model = (await gateway.backend.models())[0].id
     collector = await collect(request, gateway, translate.generate_request(body.message, model, request_id))
     return GenerateResponse(response=collector.text())

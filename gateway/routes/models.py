@@ -15,10 +15,10 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 @router.get("")
 async def list_models(gateway: GatewayDep) -> dict[str, Any]:
     """The models that `model` may name."""
-    return {"object": "list", "data": [model_body(model) for model in gateway.backend.models()]}
+    return {"object": "list", "data": [model_body(model) for model in await gateway.backend.models()]}
 
 
 @router.get("/{model_id:path}")
 async def retrieve_model(model_id: str, gateway: GatewayDep) -> dict[str, Any]:
     """One model."""
-    return model_body(gateway.model(model_id))
+    return model_body(await gateway.model(model_id))

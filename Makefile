@@ -1,0 +1,46 @@
+# make serve    serve the default model on 127.0.0.1:8000 (HOST, PORT and MODEL override)
+# make test     the whole suite, on the real model
+# make check    formatting, lint, strict types
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: serve test check format constraints clean
+.DEFAULT_GOAL := serve
+
+$(INSTALLED): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo 'Python lacks its venv module: install it first (on Debian: apt-get install python3-venv)'; exit 1; }
+	@command -v c++ >/dev/null || \
+		{ echo 'A C/C++ compiler is needed to build llama.cpp (on Debian: apt-get install build-essential)'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo 'Installing the pinned packages. The first time, llama.cpp is compiled: about 5 minutes on 2 cores.'
+	$(BIN)/python -m pip install --progress-bar off --no-deps --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+serve: $(INSTALLED)
+	@exec $(BIN)/llama-gateway serve
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# Pins every package, for every supported Python, with hashes. Needs uv.
+constraints:
+	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --python-version 3.11 \
+		--no-header --no-annotate --output-file constraints.txt
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info

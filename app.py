@@ -1,0 +1,173 @@
+"""The deployment on Modal: `modal deploy app.py`.
+
+    client ── HTTPS ──▶ gateway (a quarter of a core, FastAPI) ── remote call ──▶ LlamaWorker (8 cores)
+                                                                                  └─ GGUF on the Volume
+
+Everything is set by environment variables at deploy time; the README has the table.
+"""
+
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import modal
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.settings import GatewaySettings
+from worker.models import models_in
+from worker.protocol import Batch, ChatRequest, ModelInfo
+from worker.settings import WorkerSettings
+
+# No `from __future__ import annotations` here: modal.parameter reads the annotations.
+
+MINUTES = 60
+MODELS = Path("/models")  # where the Volume is mounted
+CONSTRAINTS = Path(__file__).parent / "constraints.txt"
+
+
+class Deployment(BaseSettings):
+    """How Modal runs the app; WorkerSettings and GatewaySettings say what runs inside."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    app_name: str = Field(default="link-cloud-llamacpp", description="the Modal app's name")
+    volume_name: str = Field(default="gguf-models", description="the Volume with the GGUF files")
+    secret_name: str = Field(
+        default="llama-gateway", description="the Secret whose API_KEYS clients must send"
+    )
+    min_containers: int = Field(default=0, ge=0, description="workers kept warm")
+    max_containers: int = Field(default=10, ge=1, description="most workers at once")
+    buffer_containers: int = Field(default=0, ge=0, description="idle workers kept ready under load")
+    scaledown_window: int = Field(
+        default=5 * MINUTES, ge=2, le=3600, description="seconds a worker idles before it stops"
+    )
+    request_timeout: int = Field(default=10 * MINUTES, ge=1, description="seconds one request may take")
+
+
+deployment = Deployment()
+worker_settings = WorkerSettings()
+gateway_settings = GatewaySettings()
+
+SLOTS = worker_settings.llm_slots or 16  # requests that one worker container takes at once
+
+app = modal.App(deployment.app_name)
+volume = modal.Volume.from_name(deployment.volume_name, create_if_missing=True, version=2)
+aborts = modal.Queue.from_name(f"{deployment.app_name}-aborts", create_if_missing=True)
+
+
+def environment(settings: BaseSettings) -> dict[str, str | None]:
+    """The settings as they stand at deploy time, for the containers to read again."""
+    values = settings.model_dump(mode="json", exclude={"api_keys"}, exclude_none=True)
+    return {name.upper(): str(value) for name, value in values.items()}
+
+
+def pinned(*packages: str, apt: tuple[str, ...] = ()) -> modal.Image:
+    """Debian with `packages` at the versions of constraints.txt, and this project's two packages."""
+    return (
+        modal.Image.debian_slim(python_version="3.12")
+        .apt_install(*apt)
+        .add_local_file(CONSTRAINTS, "/constraints.txt", copy=True)
+        .uv_pip_install(*packages, extra_options="--constraint /constraints.txt")
+        .add_local_python_source("gateway", "worker")
+    )
+
+
+gateway_image = pinned("fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
+worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essential",))
+
+
+@app.cls(
+    image=worker_image,
+    cpu=worker_settings.cpu_cores,
+    memory=worker_settings.mem_mb,
+    volumes={str(MODELS): volume},
+    env=environment(deployment) | environment(worker_settings) | {"LLM_SLOTS": str(SLOTS)},
+    min_containers=deployment.min_containers,
+    max_containers=deployment.max_containers,
+    buffer_containers=deployment.buffer_containers,
+    scaledown_window=deployment.scaledown_window,
+    timeout=deployment.request_timeout,
+    startup_timeout=10 * MINUTES,
+)
+@modal.concurrent(max_inputs=SLOTS)
+class LlamaWorker:
+    """One model in memory, answering as many requests at once as it has slots.
+
+    `model` is a name that /v1/models lists: each has containers of its own.
+    """
+
+    model: str = modal.parameter()
+
+    @modal.enter()
+    def load(self) -> None:
+        from worker.service import Worker, load_llama
+
+        settings = for_model(WorkerSettings(), self.model)
+        self.worker = Worker(load_llama(settings), settings)
+
+    @modal.method()
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[Batch]:
+        from worker.remote import answer
+
+        async for batch in answer(self.worker, request, lambda id: aborts.get.aio(partition=id)):
+            yield batch
+
+    @modal.exit()
+    def close(self) -> None:
+        self.worker.close()
+
+
+def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
+    """The settings of the model that clients call `name`: MODEL_PATH's, or another on the Volume."""
+    if name == settings.served_name:
+        return settings
+    path = models_in(MODELS).get(name, MODELS / f"{name}.gguf")
+    return settings.model_copy(update={"model_path": path, "model_name": name})
+
+
+@app.function(
+    image=gateway_image,
+    cpu=0.25,
+    memory=512,
+    volumes={str(MODELS): volume},
+    env=environment(deployment) | environment(worker_settings) | environment(gateway_settings),
+    secrets=[]
+    if gateway_settings.allow_anonymous
+    else [modal.Secret.from_name(deployment.secret_name, required_keys=["API_KEYS"])],
+    timeout=deployment.request_timeout,
+)
+@modal.concurrent(max_inputs=1000)
+@modal.asgi_app()
+def gateway() -> object:
+    from gateway.app import create_app
+    from gateway.modal_backend import ModalBackend
+    from gateway.telemetry import configure_logging
+
+    settings = GatewaySettings()
+    if not settings.key_list and not settings.allow_anonymous:
+        raise RuntimeError(f"The Secret {deployment.secret_name} has no key: set API_KEYS in it.")
+    configure_logging(settings.log_level, as_json=True)
+    return create_app(ModalBackend(lambda name: LlamaWorker(model=name), aborts, Shelf().models), settings)
+
+
+class Shelf:
+    """What /v1/models lists: MODEL_PATH first, then what else is on the Volume."""
+
+    def __init__(self) -> None:
+        self._reloaded = -float("inf")
+
+    async def models(self) -> list[ModelInfo]:
+        """A file that was put on the Volume shows after at most a minute."""
+        if time.monotonic() - self._reloaded > MINUTES:
+            self._reloaded = time.monotonic()
+            await volume.reload.aio()
+        found = {worker_settings.served_name: worker_settings.model_path}
+        for name, path in models_in(MODELS).items():
+            if path != worker_settings.model_path:
+                found.setdefault(name, path)
+        return [ModelInfo(name, _modified(path), worker_settings.llm_ctx) for name, path in found.items()]
+
+
+def _modified(path: Path) -> int:
+    return int(path.stat().st_mtime) if path.exists() else 0

@@ -1,0 +1,252 @@
+"""Volumes (each a directory), secrets and environments: what containers are given from outside."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grpclib import Status
+from modal_proto import api_pb2
+
+from compat_tests.modal_emulator.blobs import BLOCK_SIZE, BlobStore
+from compat_tests.modal_emulator.objects import new_id
+from compat_tests.modal_emulator.rpc import Caller, RPCError, not_found
+
+IMAGE_BUILDER_VERSION = "2026.10"
+CREATING = (
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING,
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS,
+    api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS,
+)
+ANONYMOUS = (
+    api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP,
+    api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL,
+)
+
+
+def refuse_existing(kind: str, name: str, creation_type: int) -> None:
+    if creation_type == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS:
+        raise RPCError(Status.ALREADY_EXISTS, f"{kind} {name!r} already exists")
+
+
+class EnvironmentService:
+    async def ClientHello(self, _request: object, _: Caller) -> api_pb2.ClientHelloResponse:
+        return api_pb2.ClientHelloResponse(image_builder_version=IMAGE_BUILDER_VERSION)
+
+    async def EnvironmentGetOrCreate(
+        self, request: api_pb2.EnvironmentGetOrCreateRequest, _: Caller
+    ) -> api_pb2.EnvironmentGetOrCreateResponse:
+        name = request.deployment_name or "main"
+        settings = api_pb2.EnvironmentSettings(image_builder_version=IMAGE_BUILDER_VERSION)
+        return api_pb2.EnvironmentGetOrCreateResponse(
+            environment_id=f"en-{name}", metadata=api_pb2.EnvironmentMetadata(name=name, settings=settings)
+        )
+
+
+@dataclass(slots=True)
+class SecretService:
+    names: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def create(self, name: str, values: dict[str, str]) -> str:
+        """Store a secret under `name` (or none, for one that belongs to an app); overwrites."""
+        secret_id = (name and self.names.get(name)) or new_id("st")
+        if name:
+            self.names[name] = secret_id
+        self.values[secret_id] = dict(values)
+        return secret_id
+
+    async def SecretGetOrCreate(
+        self, request: api_pb2.SecretGetOrCreateRequest, _: Caller
+    ) -> api_pb2.SecretGetOrCreateResponse:
+        name, creation_type = request.deployment_name, request.object_creation_type
+        if creation_type in ANONYMOUS:
+            secret_id = self.create("", dict(request.env_dict))
+        elif name in self.names:
+            refuse_existing("Secret", name, creation_type)
+            secret_id = self.names[name]
+            if creation_type == api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS:
+                self.create(name, dict(request.env_dict))
+        elif creation_type in CREATING:
+            secret_id = self.create(name, dict(request.env_dict))
+        else:
+            raise not_found(f"Secret {name!r}")
+        missing = sorted(set(request.required_keys) - self.values[secret_id].keys())
+        if missing:
+            raise RPCError(
+                Status.FAILED_PRECONDITION,
+                f"Secret {name!r} is missing required key(s): {', '.join(missing)}",
+            )
+        metadata = api_pb2.SecretMetadata(name=name, keys=sorted(self.values[secret_id]))
+        return api_pb2.SecretGetOrCreateResponse(secret_id=secret_id, metadata=metadata)
+
+    async def SecretList(self, request: api_pb2.SecretListRequest, _: Caller) -> api_pb2.SecretListResponse:
+        items = []
+        if not request.pagination.created_before or request.pagination.created_before > 1:
+            items = [
+                api_pb2.SecretListItem(label=name, secret_id=secret_id, created_at=1)
+                for name, secret_id in self.names.items()
+            ]
+        return api_pb2.SecretListResponse(items=items)
+
+
+@dataclass(slots=True)
+class VolumeService:
+    """Every volume is a plain directory that all its containers share, so a write shows at once:
+    Modal's commit and reload are answered, but what they would hide is not hidden."""
+
+    root: Path
+    blobs: BlobStore
+    volumes: dict[str, api_pb2.VolumeMetadata] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """The directory behind the volume of that name; made if need be, as a test fills it first."""
+        directory = self.root / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def directory(self, volume_id: str) -> Path:
+        if volume_id not in self.volumes:
+            raise not_found(f"Volume {volume_id}")
+        return self.path(self.volumes[volume_id].name)
+
+    def describe(self, object_id: str) -> api_pb2.Object:
+        """Any object that a function depends on; only volumes have metadata that containers read."""
+        return api_pb2.Object(object_id=object_id, volume_metadata=self.volumes.get(object_id))
+
+    async def VolumeGetOrCreate(
+        self, request: api_pb2.VolumeGetOrCreateRequest, _: Caller
+    ) -> api_pb2.VolumeGetOrCreateResponse:
+        name = request.deployment_name or new_id("volume")
+        volume_id = f"vo-{name}"
+        exists = volume_id in self.volumes or (self.root / name).exists()
+        if exists:
+            refuse_existing("Volume", name, request.object_creation_type)
+        elif request.object_creation_type not in CREATING + ANONYMOUS:
+            raise not_found(f"Volume {name!r}")
+        version = request.version or api_pb2.VOLUME_FS_VERSION_V1
+        self.volumes.setdefault(volume_id, api_pb2.VolumeMetadata(name=name, version=version))
+        self.path(name)
+        metadata = self.volumes[volume_id]
+        return api_pb2.VolumeGetOrCreateResponse(
+            volume_id=volume_id, version=metadata.version, metadata=metadata
+        )
+
+    async def VolumeCommit(
+        self, request: api_pb2.VolumeCommitRequest, _: Caller
+    ) -> api_pb2.VolumeCommitResponse:
+        self.directory(request.volume_id)
+        return api_pb2.VolumeCommitResponse(skip_reload=True)
+
+    async def VolumeReload(self, request: api_pb2.VolumeReloadRequest, _: Caller) -> None:
+        self.directory(request.volume_id)
+
+    async def VolumeHeartbeat(self, request: api_pb2.VolumeHeartbeatRequest, _: Caller) -> None:
+        return None
+
+    # Files
+
+    async def VolumePutFiles(self, request: api_pb2.VolumePutFilesRequest, _: Caller) -> None:
+        """Version 1: the contents came before, through MountPutFile."""
+        directory = self.directory(request.volume_id)
+        for file in request.files:
+            target = _inside(directory, file.filename)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.blobs.read(file.sha256_hex))
+
+    async def VolumePutFiles2(
+        self, request: api_pb2.VolumePutFiles2Request, _: Caller
+    ) -> api_pb2.VolumePutFiles2Response:
+        """Version 2: says which blocks are missing; asked again once they are there, it writes."""
+        directory = self.directory(request.volume_id)
+        if request.disallow_overwrite_existing_files:
+            for file in request.files:
+                if _inside(directory, file.path).exists():
+                    raise RPCError(Status.ALREADY_EXISTS, f"{file.path} already exists")
+        missing = list(self._missing_blocks(request))
+        if not missing:
+            for file in request.files:
+                self._write(_inside(directory, file.path), file)
+        return api_pb2.VolumePutFiles2Response(missing_blocks=missing)
+
+    def _missing_blocks(
+        self, request: api_pb2.VolumePutFiles2Request
+    ) -> Iterator[api_pb2.VolumePutFiles2Response.MissingBlock]:
+        for file_index, file in enumerate(request.files):
+            for block_index, block in enumerate(file.blocks):
+                digest = block.contents_sha256.hex()
+                if not self.blobs.has(digest):
+                    yield api_pb2.VolumePutFiles2Response.MissingBlock(
+                        file_index=file_index, block_index=block_index, put_url=self.blobs.url(digest)
+                    )
+
+    def _write(self, target: Path, file: Any) -> None:
+        """Blocks come without their trailing zeros, so each is written at its own offset."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as output:
+            for index, block in enumerate(file.blocks):
+                output.seek(index * BLOCK_SIZE)
+                output.write(self.blobs.read(block.contents_sha256.hex()))
+            output.truncate(file.size)
+        target.chmod(file.mode or 0o644)
+
+    async def VolumeListFiles2(
+        self, request: api_pb2.VolumeListFiles2Request, _: Caller
+    ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
+        directory = self.directory(request.volume_id)
+        start = _inside(directory, request.path)
+        if not start.exists():
+            raise not_found(f"{request.path} in the volume")
+        found = [start] if start.is_file() else (start.rglob("*") if request.recursive else start.iterdir())
+        entries = [_entry(each, directory) for each in sorted(found)]
+        yield api_pb2.VolumeListFilesResponse(entries=entries)
+
+    async def VolumeListFiles(
+        self, request: api_pb2.VolumeListFilesRequest, caller: Caller
+    ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
+        second = api_pb2.VolumeListFiles2Request(
+            volume_id=request.volume_id, path=request.path, recursive=request.recursive
+        )
+        async for response in self.VolumeListFiles2(second, caller):
+            yield response
+
+    async def VolumeGetFile2(
+        self, request: api_pb2.VolumeGetFile2Request, _: Caller
+    ) -> api_pb2.VolumeGetFile2Response:
+        path = _inside(self.directory(request.volume_id), request.path)
+        if not path.is_file():
+            raise not_found(f"{request.path} in the volume")
+        data = path.read_bytes()
+        blocks = [data[start : start + BLOCK_SIZE] for start in range(0, len(data), BLOCK_SIZE)]
+        urls = [self.blobs.url(self.blobs.write(block)) for block in blocks]
+        return api_pb2.VolumeGetFile2Response(get_urls=urls, size=len(data), start=0, len=len(data))
+
+    async def VolumeRemoveFile2(self, request: api_pb2.VolumeRemoveFile2Request, _: Caller) -> None:
+        path = _inside(self.directory(request.volume_id), request.path)
+        if path.is_dir() and request.recursive:
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+        else:
+            raise not_found(f"{request.path} in the volume")
+
+
+def _inside(directory: Path, path: str) -> Path:
+    target = (directory / path.lstrip("/")).resolve()
+    if not target.is_relative_to(directory.resolve()):
+        raise RPCError(Status.INVALID_ARGUMENT, f"{path} leaves the volume")
+    return target
+
+
+def _entry(path: Path, directory: Path) -> api_pb2.FileEntry:
+    stat = path.stat()
+    kind = api_pb2.FileEntry.DIRECTORY if path.is_dir() else api_pb2.FileEntry.FILE
+    return api_pb2.FileEntry(
+        path=path.relative_to(directory.resolve()).as_posix(),
+        type=kind,
+        mtime=int(stat.st_mtime),
+        size=stat.st_size,
+    )

@@ -1,0 +1,85 @@
+"""The real server as a process of its own, started as a user starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import httpx
+import openai
+
+START_SECONDS = 120
+
+
+@dataclass
+class ServerProcess:
+    """A running `llama-gateway serve`; `output` grows with what it prints."""
+
+    process: subprocess.Popen[str]
+    base_url: str = ""
+    output: list[str] = field(default_factory=list)
+    _banner: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def url(self) -> str:
+        return self.base_url.removesuffix("/v1")
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.base_url, api_key="unused", max_retries=0)
+
+    def printed(self) -> str:
+        return "".join(self.output)
+
+    def read_output(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line)
+            if match := re.match(r"Serving .* at (http\S+)", line):
+                self.base_url = match[1]
+                self._banner.set()
+        self._banner.set()
+
+    def wait_until_serving(self) -> None:
+        assert self._banner.wait(START_SECONDS), self.printed()
+        assert self.base_url, f"the server did not start:\n{self.printed()}"
+
+
+@contextlib.contextmanager
+def running_server(*arguments: str, **environment: str) -> Iterator[ServerProcess]:
+    """`llama-gateway serve --port 0 …`, ready to answer; stopped by SIGTERM on leaving."""
+    command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", *arguments]
+    server = ServerProcess(start(command, environment))
+    reader = threading.Thread(target=server.read_output)
+    reader.start()
+    try:
+        server.wait_until_serving()
+        httpx.get(f"{server.url}/health").raise_for_status()
+        yield server
+    finally:
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(timeout=30)
+        reader.join()
+
+
+def start(command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        env={**clean_environment(), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """Without settings that the developer's shell happens to have."""
+    settings = re.compile(r"(LLM_|MODEL|API_KEYS|SYSTEM_PROMPT|HOST$|PORT$|MEM_MB|CPU_CORES)")
+    kept = {name: value for name, value in os.environ.items() if not settings.match(name)}
+    return {**kept, "PYTHONUNBUFFERED": "1"}

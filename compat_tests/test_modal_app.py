@@ -1,0 +1,76 @@
+"""app.py, deployed by the real `modal deploy` into the local control plane: what it asks Modal for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from compat_tests.modal_emulator.emulator import ModalEmulator
+
+APP = "link-cloud-llamacpp"
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[ModalEmulator]:
+    with ModalEmulator() as emulator:
+        emulator.secret("llama-gateway", {"API_KEYS": "the-key"})
+        emulator.deploy("app.py")
+        yield emulator
+
+
+def test_the_worker_has_the_resources_that_the_defaults_name(emulator: ModalEmulator) -> None:
+    worker = emulator.definition(APP, "LlamaWorker.*")
+    assert worker.resources.milli_cpu == 8000
+    assert worker.resources.memory_mb == 16384
+    assert [mount.mount_path for mount in worker.volume_mounts] == ["/models"]
+    assert worker.max_concurrent_inputs == 16
+    commands = " ".join(emulator.image_commands(APP, "LlamaWorker.*"))
+    assert "build-essential" in commands
+    assert "--constraint /constraints.txt" in commands
+    assert "llama-cpp-python" in commands
+
+
+def test_the_gateway_is_light(emulator: ModalEmulator) -> None:
+    gateway = emulator.definition(APP, "gateway")
+    assert gateway.resources.milli_cpu == 250
+    assert gateway.resources.memory_mb == 512
+    assert gateway.max_concurrent_inputs == 1000
+    assert "llama" not in emulator.image_commands(APP, "gateway")[-1]
+
+
+def test_settings_of_the_deployment_reach_the_containers() -> None:
+    with ModalEmulator() as emulator:
+        settings = {
+            "CPU_CORES": "2.5",
+            "MEM_MB": "4096",
+            "LLM_SLOTS": "3",
+            "MODEL_NAME": "mine",
+            "ALLOW_ANONYMOUS": "true",
+            "MAX_CONTAINERS": "4",
+            "SCALEDOWN_WINDOW": "77",
+        }
+        emulator.deploy("app.py", env=settings)
+        worker = emulator.definition(APP, "LlamaWorker.*")
+        assert (worker.resources.milli_cpu, worker.resources.memory_mb) == (2500, 4096)
+        assert worker.max_concurrent_inputs == 3
+        assert worker.autoscaler_settings.max_containers == 4
+        assert worker.autoscaler_settings.scaledown_window == 77
+        models = httpx.get(f"{emulator.url(APP, 'gateway')}/v1/models", timeout=60).json()
+        assert [model["id"] for model in models["data"]] == ["mine"]
+
+
+def test_it_is_closed_by_default(emulator: ModalEmulator) -> None:
+    url = emulator.url(APP, "gateway")
+    assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 401
+    assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer the-key"}).is_success
+
+
+@pytest.mark.parametrize("values", [None, {"OTHER": "x"}])
+def test_without_keys_it_does_not_deploy(values: dict[str, str] | None) -> None:
+    with ModalEmulator() as emulator:
+        if values:
+            emulator.secret("llama-gateway", values)
+        with pytest.raises(RuntimeError, match=r"llama-gateway|API_KEYS"):
+            emulator.deploy("app.py")

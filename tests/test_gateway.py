@@ -1,0 +1,319 @@
+"""The HTTP contract over a scripted backend: shapes, errors, keys, limits, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from gateway.settings import GatewaySettings
+from tests.serving import ScriptedBackend, serving
+from worker.protocol import (
+    Accepted,
+    ChatRequest,
+    ContextLengthExceeded,
+    Event,
+    Overloaded,
+    TextDelta,
+    WorkerError,
+    WorkerFailed,
+)
+
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]}
+
+GPT = json.dumps({**HELLO, "model": "gpt"}).encode()
+
+
+@pytest.fixture
+def backend() -> ScriptedBackend:
+    return ScriptedBackend()
+
+
+@pytest.fixture
+def client(backend: ScriptedBackend) -> Iterator[httpx.Client]:
+    with serving(backend) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+def error(response: httpx.Response) -> dict[str, Any]:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["x-request-id"] in body["error"]["message"]
+    envelope: dict[str, Any] = body["error"]
+    return envelope
+
+
+def frames(response: httpx.Response) -> list[Any]:
+    """The data of each event; every event is one `data:` line and one empty line."""
+    events = response.text.split("\n\n")
+    assert events.pop() == ""
+    data = [event.removeprefix("data: ") for event in events if not event.startswith(":")]
+    return [json.loads(text) if text != "[DONE]" else text for text in data]
+
+
+def test_a_completion_has_every_required_key(client: httpx.Client) -> None:
+    body = client.post(CHAT, json=HELLO).raise_for_status().json()
+    assert body["id"].startswith("chatcmpl-")
+    assert body["object"] == "chat.completion"
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert body["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def test_a_stream_is_role_then_text_then_reason_then_done(client: httpx.Client) -> None:
+    response = client.post(CHAT, json={**HELLO, "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-accel-buffering"] == "no"
+    *chunks, done = frames(response)
+    assert done == "[DONE]"
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hel"},
+        {"content": "lo"},
+        {},
+    ]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
+    assert len({(chunk["id"], chunk["created"], chunk["object"]) for chunk in chunks}) == 1
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_usage_is_streamed_when_asked_for(client: httpx.Client) -> None:
+    request = {**HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last, _done = frames(client.post(CHAT, json=request))
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == 7
+    assert all(chunk["usage"] is None for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "says"),
+    [
+        ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"temperature": "warm"}, "temperature", "number"),
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'system', 'developer'"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "Missing"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", ""),
+        ({"stop": ["a"] * 5}, "stop", "at most 4"),
+        ({"logit_bias": {"word": 1}}, "logit_bias", "token ids"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"store": True}, "store", "not supported"),
+        ({"modalities": ["audio"]}, "modalities", "not supported"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0]",
+            "text only",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_values_are_refused_by_name(
+    client: httpx.Client, change: dict[str, Any], param: str, says: str
+) -> None:
+    response = client.post(CHAT, json={**HELLO, **change})
+    assert response.status_code == 400
+    assert error(response)["param"] == param
+    assert says in error(response)["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/v1/nothing", None, 404, "unknown_url"),
+        ("GET", CHAT, None, 405, "method_not_allowed"),
+        ("POST", CHAT, b"{broken", 400, "invalid_json"),
+        ("POST", CHAT, b"[]", 400, "invalid_json"),
+        ("POST", CHAT, b'{"model": "test-model"}', 400, "missing_required_parameter"),
+        ("POST", "/generate", b"{}", 400, "missing_required_parameter"),
+        ("GET", "/v1/models/unknown", None, 404, "model_not_found"),
+        ("POST", CHAT, GPT, 404, "model_not_found"),
+        ("POST", CHAT, b"x" * (5 << 20), 413, "request_too_large"),
+    ],
+)  # fmt: skip
+def test_every_failure_is_an_envelope(
+    client: httpx.Client, method: str, path: str, body: bytes | None, status: int, code: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = client.request(method, path, content=body, headers=headers)
+    assert response.status_code == status
+    assert error(response)["code"] == code
+
+
+def test_a_body_without_declared_length_is_limited_too(client: httpx.Client) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(80):
+            yield b"x" * 65536
+
+    response = client.post(CHAT, content=endless(), headers={"Content-Type": "application/json"})
+    assert error(response)["code"] == "request_too_large"
+
+
+def raising(failure: Exception, *, after: int) -> Any:
+    async def script(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+        if after:
+            yield [Accepted(5), TextDelta(0, "Once")]
+        raise failure
+
+    return script
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ContextLengthExceeded(512, 600), 400, "context_length_exceeded"),
+        (Overloaded("The queue is full.", 2.5), 429, "rate_limit_exceeded"),
+        (WorkerFailed("The engine has stopped."), 503, "worker_failed"),
+        (RuntimeError("a secret of the inside"), 500, "internal_error"),
+    ],
+)
+def test_what_fails_before_the_first_token_has_a_status(
+    client: httpx.Client, backend: ScriptedBackend, stream: bool, failure: Exception, status: int, code: str
+) -> None:
+    backend.script = raising(failure, after=0)
+    response = client.post(CHAT, json={**HELLO, "stream": stream})
+    assert response.status_code == status
+    assert error(response)["code"] == code
+    assert "secret" not in response.text
+
+
+def test_overload_says_when_to_come_back(client: httpx.Client, backend: ScriptedBackend) -> None:
+    backend.script = raising(Overloaded("The queue is full.", 2.5), after=0)
+    headers = client.post(CHAT, json=HELLO).headers
+    assert (headers["retry-after"], headers["retry-after-ms"]) == ("3", "2500")
+
+
+@pytest.mark.parametrize("failure", [WorkerFailed("The engine has stopped."), RuntimeError("a secret")])
+def test_what_fails_after_the_first_token_is_the_streams_last_event(
+    client: httpx.Client, backend: ScriptedBackend, failure: Exception
+) -> None:
+    backend.script = raising(failure, after=1)
+    response = client.post(CHAT, json={**HELLO, "stream": True})
+    assert response.status_code == 200
+    last = frames(response)[-1]
+    assert set(last["error"]) == {"message", "type", "param", "code"}
+    assert last["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+
+
+async def never_ending(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+    yield [Accepted(5), TextDelta(0, "Once")]
+    await asyncio.Event().wait()
+
+
+async def never_accepting(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+    await asyncio.Event().wait()
+    yield []
+
+
+@pytest.mark.parametrize("script", [never_ending, never_accepting])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_ends_the_generation(
+    client: httpx.Client, backend: ScriptedBackend, script: Any, stream: bool
+) -> None:
+    backend.script = script
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json={**HELLO, "stream": stream}, timeout=0.3)
+    assert backend.closed.acquire(timeout=5)
+
+
+def test_silence_is_bridged_by_heartbeats() -> None:
+    """Also where the worker is slow to accept: the stream opens, and errors become events."""
+    backend = ScriptedBackend(never_accepting)
+    settings = GatewaySettings(heartbeat_seconds=0.05, first_event_seconds=0.05)
+    with (
+        serving(backend, settings) as url,
+        httpx.stream("POST", url + CHAT, json={**HELLO, "stream": True}) as response,
+    ):
+        lines = response.iter_lines()
+        assert '"role":"assistant"' in next(lines)
+        assert [next(lines) for _ in range(3)] == ["", ": keep-alive", ""]
+    assert backend.closed.acquire(timeout=5)
+
+
+def test_keys_open_everything_but_only_if_right() -> None:
+    settings = GatewaySettings(api_keys=SecretStr("first, second"))
+    with serving(ScriptedBackend(), settings) as url, httpx.Client(base_url=url) as client:
+        for header in (None, "Bearer wrong", "Bearer", "Basic first", "Bearer first, second"):
+            headers = {"Authorization": header} if header else {}
+            response = client.post(CHAT, content=b"{broken", headers=headers)
+            assert (response.status_code, error(response)["code"]) == (401, "invalid_api_key")
+        for key in ("first", "second"):
+            assert client.post(CHAT, json=HELLO, headers={"Authorization": f"Bearer {key}"}).is_success
+        assert client.get("/health").is_success
+        assert client.get("/v1/models").status_code == 401
+
+
+def test_health_tells_of_a_dead_engine(client: httpx.Client, backend: ScriptedBackend) -> None:
+    assert client.get("/health").json() == {"status": "ok"}
+    backend.health = WorkerFailed("The engine has stopped.")
+    response = client.get("/health")
+    assert response.status_code == 503
+    assert "engine has stopped" in error(response)["message"]
+
+
+def test_generate_keeps_its_shape(client: httpx.Client, backend: ScriptedBackend) -> None:
+    assert client.post("/generate", json={"message": "Hi"}).json() == {"response": "Hello"}
+    assert backend.requests[0].messages == [{"role": "user", "content": "Hi"}]
+
+
+def test_parameters_reach_the_worker(client: httpx.Client, backend: ScriptedBackend) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request = {
+        "model": "test-model",
+        "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}],
+        "temperature": 0,
+        "top_p": None,
+        "top_k": 5,
+        "seed": 7,
+        "stop": "END",
+        "max_tokens": 9,
+        "max_completion_tokens": 3,
+        "logit_bias": {"15": -100},
+        "n": 2,
+    }
+    client.post(CHAT, json=request).raise_for_status()
+    sent = backend.requests[0]
+    assert sent.messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a\nb"}]
+    assert (sent.sampling.temperature, sent.sampling.top_p, sent.sampling.top_k) == (0, 1, 5)
+    assert (sent.sampling.seed, sent.sampling.stop, sent.sampling.max_tokens) == (7, ("END",), 3)
+    assert (sent.sampling.logit_bias, sent.n) == ({15: -100}, 2)
+
+
+def test_models_are_listed_and_found(client: httpx.Client) -> None:
+    listing = client.get("/v1/models").json()
+    model = {"id": "test-model", "object": "model", "created": 1700000000, "owned_by": "llama-gateway"}
+    assert listing == {"object": "list", "data": [model]}
+    assert client.get("/v1/models/test-model").json() == model
+
+
+def test_worker_errors_survive_pickling() -> None:
+    import pickle
+
+    failures: list[WorkerError] = [
+        ContextLengthExceeded(512, 600),
+        Overloaded("full", 2),
+        WorkerFailed("dead"),
+    ]
+    for failure in failures:
+        copy = pickle.loads(pickle.dumps(failure))
+        assert (type(copy), str(copy), copy.__dict__) == (type(failure), str(failure), failure.__dict__)
