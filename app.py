@@ -148,7 +148,11 @@ def gateway() -> object:
     if not settings.key_list and not settings.allow_anonymous:
         raise RuntimeError(f"The Secret {deployment.secret_name} has no key: set API_KEYS in it.")
     configure_logging(settings.log_level, as_json=True)
-    return create_app(ModalBackend(lambda name: LlamaWorker(model=name), aborts, Shelf().models), settings)
+    return create_app(ModalBackend(worker_for, aborts, Shelf().models), settings)
+
+
+def worker_for(name: str) -> LlamaWorker:
+    return LlamaWorker(model=name)  # type: ignore[call-arg]  # modal makes __init__ of the parameters
 
 
 class Shelf:
@@ -161,7 +165,7 @@ class Shelf:
         """A file that was put on the Volume shows after at most a minute."""
         if time.monotonic() - self._reloaded > MINUTES:
             self._reloaded = time.monotonic()
-            await volume.reload.aio()
+            await volume.reload.aio()  # type: ignore[no-untyped-call]
         found = {worker_settings.served_name: worker_settings.model_path}
         for name, path in models_in(MODELS).items():
             if path != worker_settings.model_path:
