@@ -66,6 +66,8 @@ def running_server(*arguments: str, **environment: str) -> Iterator[ServerProces
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(timeout=30)
         reader.join()
+        assert server.process.stdout is not None
+        server.process.stdout.close()
 
 
 def start(command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:

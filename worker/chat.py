@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from worker import reasoning
-from worker.chat_template import RESERVED, ChatTemplate
+from worker.chat_template import RESERVED, ChatTemplate, Prompt
 from worker.grammar.gbnf import Grammar, either
 from worker.grammar.json_schema import SchemaGrammar
 from worker.grammar.schema_algebra import SchemaError
@@ -27,7 +27,7 @@ from worker.protocol import (
     ToolUse,
 )
 from worker.tools.offer import call_format, calls_rule, definition, instructions
-from worker.tools.parser import CallArguments, CallStarted, ToolCallParser
+from worker.tools.parser import CallArguments, CallEnded, CallStarted, Part, ToolCallParser
 
 # Thinking comes before anything that a grammar holds the answer to.
 _THINKING = r'([^<] | "<" [^/] | "</" [^t])* "</think>" [\n]{0,2}'
@@ -35,9 +35,9 @@ _THINKING = r'([^<] | "<" [^/] | "</" [^t])* "</think>" [\n]{0,2}'
 
 @dataclass(frozen=True, slots=True)
 class PreparedChat:
-    """One chat request as the engine takes it: prompt tokens, and a grammar where the answer is held to one."""
+    """One chat request as the engine takes it: the prompt, and a grammar where the answer is held to one."""
 
-    tokens: list[int]
+    prompt: Prompt
     grammar: str | None
     thinks_until: str | None
     tool_use: ToolUse | None
@@ -53,12 +53,14 @@ def prepare(request: ChatRequest, template: ChatTemplate, system_prompt: str) ->
     told = [] if use is None or template.knows_tools else [instructions(use.tools)]
     if request.response_format is not None:
         told.append(_format_instructions(request.response_format))
-    messages = [_without_reasoning(message) for message in with_system_prompt(request.messages, system_prompt)]
+    messages = [
+        _without_reasoning(message) for message in with_system_prompt(request.messages, system_prompt)
+    ]
     variables, ignored = _template_variables(request, template)
     tools = [definition(tool) for tool in use.tools] if use and template.knows_tools else None
     prompt = template.prompt(with_instructions(messages, told), tools, **variables)
     return PreparedChat(
-        tokens=prompt.tokens,
+        prompt=prompt,
         grammar=_grammar(request, template, prompt.text),
         thinks_until=reasoning.opened_tag(prompt.text),
         tool_use=use,
@@ -142,9 +144,12 @@ class AnswerReader:
         self._calls = ToolCallParser({tool.name: tool.parameters for tool in use.tools}) if use else None
         self._parallel = use is None or use.parallel
         self._logprobs: list[TokenLogprob] = []  # of text that is still held back
+        self._num_calls = 0
         self.thought = ""
+        self.done = False  # whether the rest of what the model would write is not wanted
 
     def feed(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> list[Event]:
+        """What the text says; once `done`, nothing."""
         self._logprobs += logprobs
         return list(self._events(self._reasoning.feed(text)))
 
@@ -153,15 +158,9 @@ class AnswerReader:
         events = list(self._events(self._reasoning.finish()))
         if self._calls is not None:
             events += self._parts(self._calls.finish())
-        if self._logprobs:
+        if self._logprobs and not self._num_calls:
             events.append(TextDelta(self._index, "", self._take_logprobs()))
-        called = self._calls is not None and self._calls.num_calls > 0
-        return events, "tool_calls" if called and reason == "stop" else reason
-
-    @property
-    def done(self) -> bool:
-        """Whether the rest of what the model would write is not wanted: one call is enough."""
-        return not self._parallel and self._calls is not None and self._calls.num_ended > 0
+        return events, "tool_calls" if self._num_calls and reason == "stop" else reason
 
     def _events(self, parts: Sequence[reasoning.Reasoning | str]) -> Iterator[Event]:
         for part in parts:
@@ -174,21 +173,23 @@ class AnswerReader:
             else:
                 yield from self._parts(self._calls.feed(part))
 
-    def _parts(self, parts: Sequence[Any]) -> Iterator[Event]:
-        assert self._calls is not None
+    def _parts(self, parts: Sequence[Part]) -> Iterator[Event]:
         for part in parts:
+            if self.done:
+                return
             match part:
                 case str():
                     yield TextDelta(self._index, part, self._take_logprobs())
                 case CallStarted():
-                    if self.done:
-                        return
                     self._logprobs.clear()
                     call_id = f"call_{secrets.token_hex(12)}"
-                    self._call = getattr(self, "_call", -1) + 1
-                    yield ToolCallDelta(self._index, self._call, id=call_id, name=part.name)
+                    yield ToolCallDelta(self._index, self._num_calls, id=call_id, name=part.name)
+                    self._num_calls += 1
                 case CallArguments():
-                    yield ToolCallDelta(self._index, self._call, part.text)
+                    yield ToolCallDelta(self._index, self._num_calls - 1, part.text)
+                case CallEnded():
+                    self._logprobs.clear()
+                    self.done = not self._parallel
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
         taken = tuple(self._logprobs)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -42,12 +40,15 @@ RESERVED = frozenset(
 _REFUSALS = (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A conversation as the model gets it. `text` still has placeholders for what looked like a token."""
+class Prompt(list[Message]):
+    """A conversation that is rendered already; still a list of messages, as the library's signature has it.
 
-    text: str
-    tokens: list[int]
+    `text` has placeholders for what looked like a control token.
+    """
+
+    def __init__(self, messages: Sequence[Message], text: str, tokens: list[int]) -> None:
+        super().__init__(messages)
+        self.text, self.tokens = text, tokens
 
 
 class ChatTemplate:
@@ -85,7 +86,8 @@ class ChatTemplate:
         hidden: list[Message] = [self._control.hide(message, literals) for message in messages]
         variables = self._control.hide({**template_kwargs, "tools": list(tools) if tools else None}, literals)
         text = self._render(hidden, variables)
-        return Prompt(text, self._with_bos(self._control.tokenize(text, literals, self._tokenize)))
+        tokens = self._with_bos(self._control.tokenize(text, literals, self._tokenize))
+        return Prompt(hidden, text, tokens)
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         refusal: Exception | None = None
@@ -115,4 +117,4 @@ class ChatTemplate:
 
 
 def _token_text(llama: llama_cpp.Llama, token: int) -> str:
-    return "" if token == -1 else os.fsdecode(llama._model.token_get_text(token))
+    return "" if token == -1 else str(llama._model.token_get_text(token))

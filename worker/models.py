@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import re
 import struct
@@ -87,6 +88,7 @@ def quantize(source: Path, target: Path, type_name: str) -> None:
     params.allow_requantize = True
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # not a line for every tensor
     status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(partial), ctypes.byref(params))
     if status != 0:
         partial.unlink(missing_ok=True)

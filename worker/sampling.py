@@ -1,0 +1,271 @@
+"""From logits to tokens: one numpy pass for the many, a small exact one for each of the others.
+
+Distributions are llama.cpp's own: bias and penalties, then top_k, top_p, min_p, then temperature.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.detokenizer import Vocabulary
+from worker.protocol import SamplingParams, TokenLogprob
+
+Row = npt.NDArray[np.float32]
+
+# Block sums make a cumulative sum over the vocabulary cheap, and keep float32 exact enough.
+BLOCK = 256
+# A cut below the largest logit, tried first before anything that sorts: e**-10 of the top probability.
+NARROW, WIDE = 10.0, 20.0
+
+
+class Constraint(Protocol):
+    """What may come next, such as a grammar."""
+
+    def allows(self, token: int) -> bool: ...
+
+    def mask(self, row: Row) -> None:
+        """Set the logits of all forbidden tokens to -inf."""
+        ...
+
+    def accept(self, token: int) -> None: ...
+
+
+# Takes a row of logits and a number drawn from [0, 1); answers a token. For samplers that only llama.cpp has.
+Chooser = Callable[[Row], int]
+
+
+@dataclass(slots=True, eq=False)
+class Sampler:
+    """How one sequence is sampled, and what it must remember between tokens."""
+
+    params: SamplingParams
+    constraint: Constraint | None = None
+    chooser: Chooser | None = None
+    processor: Callable[[Row], Row] | None = None
+    last_n: int = 64
+    recent: list[int] = field(default_factory=list)
+    _random: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        if self.params.seed is not None:
+            self._random.seed(self.params.seed)
+
+    def draw(self) -> float:
+        return self._random.random()
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.params.temperature <= 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the row's softmax at some temperature is all there is to it."""
+        p = self.params
+        no_cut = p.top_k <= 0 and p.top_p >= 1 and p.min_p <= 0
+        return (self.is_greedy or no_cut) and self._leaves_logits_alone and p.logprobs is None
+
+    @property
+    def has_penalties(self) -> bool:
+        p = self.params
+        return p.repeat_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0
+
+    @property
+    def _leaves_logits_alone(self) -> bool:
+        return not (
+            self.params.logit_bias
+            or self.has_penalties
+            or self.constraint is not None
+            or self.chooser is not None
+            or self.processor is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    token: int
+    logprob: TokenLogprob | None = None
+
+
+def sample(
+    logits: npt.NDArray[np.float32], samplers: Sequence[Sampler], vocabulary: Vocabulary
+) -> list[Sampled]:
+    """One token for each row; overwrites `logits`."""
+    sampled: list[Sampled | None] = [None] * len(samplers)
+    greedy = [i for i, s in enumerate(samplers) if s.is_plain and s.is_greedy]
+    drawn = [i for i, s in enumerate(samplers) if s.is_plain and not s.is_greedy]
+    for i, token in zip(greedy, argmax_rows(logits, greedy), strict=True):
+        sampled[i] = Sampled(token)
+    for i, token in zip(drawn, draw_rows(logits, drawn, [samplers[i] for i in drawn]), strict=True):
+        sampled[i] = Sampled(token)
+    return [
+        done if done is not None else sample_row(logits[i], samplers[i], vocabulary)
+        for i, done in enumerate(sampled)
+    ]
+
+
+def argmax_rows(logits: npt.NDArray[np.float32], rows: list[int]) -> list[int]:
+    if len(rows) == len(logits):
+        tokens: list[int] = logits.argmax(axis=1).tolist()
+        return tokens
+    return [int(logits[i].argmax()) for i in rows]
+
+
+def draw_rows(logits: npt.NDArray[np.float32], rows: list[int], samplers: list[Sampler]) -> list[int]:
+    """Draw from each row's softmax. A row at a time, because one row stays in the core's own cache."""
+    return [draw(logits[i], s.params.temperature, s.draw()) for i, s in zip(rows, samplers, strict=True)]
+
+
+def draw(row: Row, temperature: float, number: float) -> int:
+    """The token at `number` (in [0, 1)) of the cumulative softmax; overwrites `row`."""
+    row -= row.max()
+    if temperature != 1:
+        row /= temperature
+    np.exp(row, out=row)
+    whole = len(row) // BLOCK * BLOCK
+    sums = row[:whole].reshape(-1, BLOCK).sum(axis=1)
+    cumulative = np.cumsum(np.append(sums, row[whole:].sum()), dtype=np.float64)
+    target = number * cumulative[-1]
+    block = int(cumulative.searchsorted(target, side="right"))
+    before = cumulative[block - 1] if block else 0.0
+    inside = np.cumsum(row[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+    # Rounding may leave the target just past the block's end: then its last possible token.
+    index = int(inside.searchsorted(target - before, side="right"))
+    return block * BLOCK + min(index, _last_positive(inside))
+
+
+def sample_row(row: Row, sampler: Sampler, vocabulary: Vocabulary) -> Sampled:
+    """One token for a sequence with anything beyond a temperature."""
+    params = sampler.params
+    normalizer = log_normalizer(row) if params.logprobs is not None else 0.0
+    raw = row.copy() if params.logprobs is not None else row
+    if sampler.processor is not None:
+        row = sampler.processor(row)
+    apply_bias(row, params)
+    if sampler.has_penalties:
+        apply_penalties(row, sampler)
+    token = _choose(row, sampler)
+    constraint = sampler.constraint
+    if constraint is not None:
+        # Checking one token is cheap, masking all is not. Drawing again among the allowed ones when the first
+        # is refused gives the same distribution as masking always.
+        if not constraint.allows(token):
+            constraint.mask(row)
+            token = _choose(row, sampler)
+        constraint.accept(token)
+    if sampler.has_penalties:
+        sampler.recent = [*sampler.recent, token][-sampler.last_n :]
+    if params.logprobs is None:
+        return Sampled(token)
+    return Sampled(token, token_logprob(raw, normalizer, token, params.logprobs, vocabulary))
+
+
+def _choose(row: Row, sampler: Sampler) -> int:
+    if sampler.chooser is not None:
+        return sampler.chooser(row)
+    if sampler.is_greedy:
+        return int(row.argmax())
+    params = sampler.params
+    tokens, logits = candidates(row, params)
+    if tokens is None:
+        return draw(row.copy(), params.temperature, sampler.draw())
+    weights = np.exp((logits - logits[0]).astype(np.float64) / params.temperature)
+    cumulative = weights.cumsum()
+    index = int(cumulative.searchsorted(sampler.draw() * cumulative[-1], side="right"))
+    return int(tokens[min(index, _last_positive(cumulative))])
+
+
+def candidates(row: Row, params: SamplingParams) -> tuple[npt.NDArray[np.intp] | None, Row]:
+    """Tokens that top_k, top_p and min_p leave, best first, with their logits; None for the tokens: all.
+
+    Exact. Only what is within `NARROW` of the best is sorted; where that turns out too little, more is.
+    """
+    if params.top_k <= 0 and params.top_p >= 1:
+        if params.min_p <= 0:
+            return None, row
+        return _sorted_above(row, _min_p_floor(row, params.min_p))
+    tokens, logits = _top(row, params.top_k, params.top_p)
+    if params.min_p > 0:
+        keep = max(1, int((logits >= _min_p_floor(logits, params.min_p)).sum()))
+        tokens, logits = tokens[:keep], logits[:keep]
+    return tokens, logits
+
+
+def _top(row: Row, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Row]:
+    best = float(row.max())
+    size = len(row)
+    # Without top_k the whole vocabulary's mass is what top_p is a share of.
+    total = 0.0 if top_k > 0 or top_p >= 1 else float(np.exp(row - best).sum(dtype=np.float64))
+    for width in (NARROW, WIDE, math.inf):
+        tokens, logits = _sorted_above(row, best - width)
+        complete = len(tokens) == size or math.isinf(width)
+        if top_k > 0:
+            if len(tokens) < top_k and not complete:
+                continue
+            tokens, logits = tokens[:top_k], logits[:top_k]
+        if top_p >= 1:
+            break
+        cumulative = np.exp((logits - best).astype(np.float64)).cumsum()
+        mass = total or float(cumulative[-1])
+        if cumulative[-1] < top_p * mass and not complete and top_k <= 0:
+            continue
+        keep = int(cumulative.searchsorted(top_p * mass, side="left")) + 1
+        tokens, logits = tokens[:keep], logits[:keep]
+        break
+    return tokens, logits
+
+
+def _sorted_above(row: Row, floor: float) -> tuple[npt.NDArray[np.intp], Row]:
+    tokens = np.flatnonzero(row >= floor)
+    logits = row[tokens]
+    order = np.argsort(-logits, kind="stable")
+    return tokens[order], logits[order]
+
+
+def _min_p_floor(row: Row, min_p: float) -> float:
+    return float(row.max()) + math.log(min_p)
+
+
+def _last_positive(cumulative: npt.NDArray[np.float64]) -> int:
+    """The last entry that adds to a cumulative sum, so that rounding never picks an impossible one."""
+    return int(cumulative.searchsorted(cumulative[-1], side="left"))
+
+
+def apply_bias(row: Row, params: SamplingParams) -> None:
+    for token, bias in params.logit_bias.items():
+        if 0 <= token < len(row):
+            row[token] += bias
+
+
+def apply_penalties(row: Row, sampler: Sampler) -> None:
+    """llama.cpp's penalties over the last tokens that were sampled."""
+    params = sampler.params
+    for token, count in Counter(sampler.recent).items():
+        logit = float(row[token])
+        logit = logit * params.repeat_penalty if logit <= 0 else logit / params.repeat_penalty
+        row[token] = logit - count * params.frequency_penalty - params.presence_penalty
+
+
+def log_normalizer(row: Row) -> float:
+    best = float(row.max())
+    return best + math.log(float(np.exp(row - best).sum(dtype=np.float64)))
+
+
+def token_logprob(
+    row: Row, normalizer: float, token: int, num_top: int, vocabulary: Vocabulary
+) -> TokenLogprob:
+    """The token's log probability under the model itself, with the most likely ones in its place."""
+
+    def entry(index: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        piece = vocabulary.piece(index)
+        return TokenLogprob(piece.decode("utf-8", "replace"), float(row[index]) - normalizer, piece, top)
+
+    top: Any = _top(row, num_top, 1.0)[0] if num_top > 0 else ()
+    return entry(token, tuple(entry(int(index)) for index in top))
