@@ -64,7 +64,7 @@ class GrammarChecker:
             slot.id, slot.logit = token, 0.0
         candidates = llama_cpp.llama_token_data_array(data, len(tokens), -1, False)
         llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(candidates))
-        return [slot.id for slot in data if slot.logit == 0.0]
+        return [token for token, slot in zip(tokens, data, strict=True) if slot.logit == 0.0]
 
 
 @functools.cache

@@ -108,6 +108,8 @@ def _format_instructions(form: ResponseFormat) -> str:
 def _grammar(request: ChatRequest, template: ChatTemplate, prompt: str) -> str | None:
     """What the answer may be; None where it may be anything."""
     use, form = request.tool_use, request.response_format
+    if request.grammar is not None:
+        return request.grammar
     if form is None and not (use and use.required):
         return None
     grammar = Grammar()

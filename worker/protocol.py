@@ -17,8 +17,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 class SamplingParams:
     """How one sequence is sampled; the defaults are OpenAI's, where llama.cpp's differ.
 
-    `top_k` 0 and `min_p` 0 switch these samplers off, `repeat_penalty` 1 likewise. `logprobs` is the
-    number of alternatives wanted per token (0: only the sampled one), None for no log probabilities.
+    `top_k` 0 and `min_p` 0 switch these samplers off, `repeat_penalty` 1 and `typical_p` 1 likewise.
+    `logprobs` is the number of alternatives wanted per token (0: only the sampled one), None for none.
     `max_tokens` None means up to the context's end. `seed` None draws a fresh one.
     """
 
@@ -34,6 +34,10 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     logprobs: int | None = None
+    typical_p: float = 1.0
+    mirostat_mode: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class ChatRequest:
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    grammar: str | None = None  # the client's own GBNF
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class CompletionRequest:
     n: int = 1
     echo: bool = False
     stream: bool = True
+    grammar: str | None = None
 
 
 Request = ChatRequest | CompletionRequest

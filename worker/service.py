@@ -117,7 +117,9 @@ class Worker:
                 for index in range(request.n):
                     options = completion_kwargs(request.sampling, index)
                     options["logprobs"] = options.pop("top_logprobs")
-                    stream: Any = self._llama.create_completion(text_or_tokens, stream=True, **options)
+                    stream: Any = self._llama.create_completion(
+                        text_or_tokens, stream=True, grammar=request.grammar, **options
+                    )
                     answer.add(stream, PlainReader(number * request.n + index, echo))
         return answer
 
@@ -136,6 +138,10 @@ def completion_kwargs(sampling: SamplingParams, index: int) -> dict[str, Any]:
         "seed": None if sampling.seed is None else sampling.seed + index,
         "stop": list(sampling.stop),
         "max_tokens": sampling.max_tokens,
+        "typical_p": sampling.typical_p,
+        "mirostat_mode": sampling.mirostat_mode,
+        "mirostat_tau": sampling.mirostat_tau,
+        "mirostat_eta": sampling.mirostat_eta,
         "logprobs": sampling.logprobs is not None,
         "top_logprobs": sampling.logprobs,
     }
