@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from gateway.settings import GatewaySettings, StartError, explain
+from worker.machine import available_memory_mb
 from worker.models import ModelFileError, default_model
 from worker.settings import WorkerSettings
 
@@ -46,7 +47,8 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
     try:
         gateway_settings, worker_settings = GatewaySettings(), WorkerSettings()
         _refuse_open(host, gateway_settings)
-        _serve(_with_model(worker_settings, model), gateway_settings, host, port)
+        worker_settings = _within_memory(_with_model(worker_settings, model))
+        _serve(worker_settings, gateway_settings, host, port)
     except ValidationError as error:
         _stop(explain(error))
     except (ModelFileError, StartError) as error:
@@ -72,6 +74,14 @@ def _with_model(settings: WorkerSettings, model: Path | None) -> WorkerSettings:
     path = default_model()
     name = settings.model_name or "SmolLM2-135M-Instruct"
     return settings.model_copy(update={"model_path": path, "model_name": name})
+
+
+def _within_memory(settings: WorkerSettings) -> WorkerSettings:
+    """On a machine of the user's own, take a quarter of what is free, unless MEM_MB says otherwise."""
+    available = available_memory_mb()
+    if "mem_mb" in settings.model_fields_set or available is None:
+        return settings
+    return settings.model_copy(update={"mem_mb": min(settings.mem_mb, available // 4)})
 
 
 def _refuse_open(host: str, settings: GatewaySettings) -> None:

@@ -105,7 +105,9 @@ def completion_request(body: requests.TextCompletionRequest, request_id: str) ->
 
 
 def generate_request(message: str, model: str, request_id: str) -> ChatRequest:
-    return ChatRequest(request_id, model, [{"role": "user", "content": message}], stream=False)
+    """The first deployment called create_chat_completion with the library's own sampling defaults."""
+    sampling = SamplingParams(temperature=0.2, top_p=0.95, top_k=40, min_p=0.05)
+    return ChatRequest(request_id, model, [{"role": "user", "content": message}], sampling, stream=False)
 
 
 def refuse_unsupported(body: requests.ChatCompletionRequest) -> None:

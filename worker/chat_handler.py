@@ -31,7 +31,7 @@ class ChatHandler:
     """Renders by the model's template, so that nobody forges a role; a `Prompt` is rendered already."""
 
     def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
+        self.template = template
 
     def __call__(
         self,
@@ -46,7 +46,7 @@ class ChatHandler:
     ) -> Any:
         for only_for_other_handlers in ("functions", "function_call", "tool_choice", "response_format"):
             options.pop(only_for_other_handlers, None)
-        prompt = messages if isinstance(messages, Prompt) else self._template.prompt(messages, tools)
+        prompt = messages if isinstance(messages, Prompt) else self.template.prompt(messages, tools)
         completion: Any = llama.create_completion(
             prompt.tokens, stream=stream, logprobs=(top_logprobs or 0) if logprobs else None, **options
         )

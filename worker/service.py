@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from worker.answer import Answer, PlainReader
@@ -12,6 +13,7 @@ from worker.chat import prepare
 from worker.chat_handler import ChatHandler
 from worker.chat_template import ChatTemplate
 from worker.llama import BatchedLlama
+from worker.messages import with_system_prompt
 from worker.models import ModelFileError, check_model_file
 from worker.protocol import (
     Accepted,
@@ -30,7 +32,7 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
     """The model, loaded once. Raises ModelFileError with a sentence that says what to do."""
     path = check_model_file(settings.model_path)
     try:
-        return BatchedLlama(
+        llama = BatchedLlama(
             str(path),
             n_ctx=settings.llm_ctx,
             num_slots=settings.llm_slots,
@@ -47,6 +49,20 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
             f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
         ) from error
+    template = ChatTemplate(llama)
+    llama.chat_handler = ChatHandler(template)
+    if settings.llm_prefix_cache and settings.system_prompt:
+        llama.prefill_prefix(system_prefix(template, settings.system_prompt))
+    return llama
+
+
+def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
+    """The tokens that every prompt under the default system prompt begins with, whatever the user says."""
+    one, other = (
+        template.prompt(with_system_prompt([{"role": "user", "content": text}], system_prompt)).tokens
+        for text in ("a", "1")
+    )
+    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 class Worker:
@@ -54,9 +70,13 @@ class Worker:
 
     def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
         self._llama, self._settings = llama, settings
-        self._template = ChatTemplate(llama)
-        llama.chat_handler = ChatHandler(self._template)
+        assert isinstance(llama.chat_handler, ChatHandler)
+        self._template = llama.chat_handler.template
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
+
+    @property
+    def num_slots(self) -> int:
+        return self._llama.num_slots
 
     async def models(self) -> Sequence[ModelInfo]:
         return [self.model]
