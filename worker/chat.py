@@ -153,7 +153,11 @@ class AnswerReader:
     def feed(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> list[Event]:
         """What the text says; once `done`, nothing."""
         self._logprobs += logprobs
-        return list(self._events(self._reasoning.feed(text)))
+        thought = self._reasoning.thinking
+        parts = self._reasoning.feed(text)
+        if (thought or self._reasoning.thinking) and not any(isinstance(part, str) for part in parts):
+            self._logprobs.clear()  # of the thinking, or of its tags
+        return list(self._events(parts))
 
     def finish(self, reason: FinishReason) -> tuple[list[Event], FinishReason]:
         """The last events, and why the answer ends: calls come before a stop."""
@@ -168,7 +172,6 @@ class AnswerReader:
         for part in parts:
             if isinstance(part, reasoning.Reasoning):
                 self.thought += part.text
-                self._logprobs.clear()
                 yield ReasoningDelta(self._index, part.text)
             elif self._calls is None:
                 yield TextDelta(self._index, part, self._take_logprobs())
