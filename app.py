@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings
 from worker.models import models_in, pull
-from worker.protocol import Batch, ChatRequest, ModelInfo
+from worker.protocol import Batch, ModelInfo, Request
 from worker.settings import WorkerSettings
 
 # No `from __future__ import annotations` here: modal.parameter reads the annotations.
@@ -109,7 +109,7 @@ class LlamaWorker:
         self.worker = Worker(load_llama(settings), settings)
 
     @modal.method()
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[Batch]:
+    async def chat(self, request: Request) -> AsyncGenerator[Batch]:
         from worker.remote import answer
 
         async for batch in answer(self.worker, request, lambda id: aborts.get.aio(partition=id)):
