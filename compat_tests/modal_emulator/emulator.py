@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from modal.client import Client
 from modal_proto import api_pb2
 
 from compat_tests.modal_emulator.control_plane import ControlPlane, Ports
@@ -136,6 +138,13 @@ class ModalEmulator:
     def deploy(self, path: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
         return self.modal("deploy", str(path), env=env, cwd=cwd)
 
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Client]:
+        """A client inside this process, to hand to `modal.Cls.from_name(..., client=)` and the like."""
+        credentials = (self.env["MODAL_TOKEN_ID"], self.env["MODAL_TOKEN_SECRET"])
+        with Client(self._plane.server_url, api_pb2.CLIENT_TYPE_CLIENT, credentials) as client:
+            yield client
+
     def url(self, app: str, function: str, method: str = "") -> str:
         """The base URL of a web function of a deployed app."""
 
@@ -181,7 +190,7 @@ class ModalEmulator:
         ]
 
     def wait_for(
-        self, condition: Callable[[list[ContainerInfo]], bool], function: str = "", timeout: float = 30
+        self, condition: Callable[[list[ContainerInfo]], bool], function: str = "", timeout: float = 60
     ) -> list[ContainerInfo]:
         """Block until the containers satisfy `condition`; woken by changes, not by the clock."""
 

@@ -52,7 +52,7 @@ def wrap(command: list[str], mounts: list[Mount], scratch: Path) -> list[str]:
     """The command that runs `command` with the mounts in place; `scratch` is an empty directory."""
     if not mounts:
         return command
-    unshare = _unshare_command()
+    unshare = unshare_command()
     if unshare is None:
         for mount in mounts:
             _link(mount)
@@ -66,7 +66,7 @@ def wrap(command: list[str], mounts: list[Mount], scratch: Path) -> list[str]:
 
 
 @functools.cache
-def _unshare_command() -> tuple[str, ...] | None:
+def unshare_command() -> tuple[str, ...] | None:
     """How this user may have a mount namespace: as root, in a user namespace, or not at all."""
     candidates: list[tuple[str, ...]] = [("unshare", "--user", "--map-root-user", "--mount")]
     if os.geteuid() == 0:

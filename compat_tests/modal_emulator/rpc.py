@@ -24,6 +24,14 @@ TASK_HEADER = "x-emulator-task-id"
 log = logging.getLogger("modal_emulator")
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """A container that is killed, or a poll that is given up, is a cancelled request: no news."""
+    return "cancel" not in record.getMessage()
+
+
+logging.getLogger("grpclib.server").addFilter(_is_news)
+
+
 class UnsupportedClientError(RuntimeError):
     """The installed client speaks another version of a protocol that is private and changes."""
 

@@ -35,15 +35,16 @@ class RuntimeService:
         if container.draining:
             return KILL_SWITCH
         pool = self.scheduler.pool(container.function)
-        container.request = asyncio.get_running_loop().create_future()
+        poll = asyncio.get_running_loop().create_future()
+        container.request = poll
         if not container.ready:
             pool.became_ready(container)
         pool.step()
         try:
-            return await asyncio.wait_for(asyncio.shield(container.request), INPUT_POLL)
-        except TimeoutError:
-            container.request.cancel()
-            return api_pb2.FunctionGetInputsResponse()
+            await asyncio.wait([poll], timeout=INPUT_POLL)
+            return poll.result() if poll.done() else api_pb2.FunctionGetInputsResponse()
+        finally:
+            poll.cancel()  # nobody may be given an input through a poll that has ended
 
     async def FunctionPutOutputs(self, request: api_pb2.FunctionPutOutputsRequest, caller: Caller) -> None:
         container = self.scheduler.container(caller.task_id)

@@ -19,6 +19,7 @@ volume = modal.Volume.from_name("sample-data", create_if_missing=True, version=2
 secret = modal.Secret.from_name("sample-secret", required_keys=["SAMPLE_KEY"])
 queue = modal.Queue.from_name("sample-queue", create_if_missing=True)
 VERSION = os.environ.get("SAMPLE_VERSION", "1")
+MIN_CONTAINERS = int(os.environ.get("SAMPLE_MIN_CONTAINERS", "0"))
 DATA = Path("/sample-data")
 
 
@@ -28,7 +29,7 @@ DATA = Path("/sample-data")
     secrets=[secret],
     max_containers=3,
     scaledown_window=2,
-    timeout=20,
+    timeout=100,
 )
 @modal.concurrent(max_inputs=2)
 class Worker:
@@ -67,10 +68,16 @@ class Worker:
         return f"{word} {self.pid}"
 
     @modal.method()
+    async def words(self, partition: str) -> AsyncIterator[str]:
+        """Each word as it is said, up to "end"."""
+        while (word := await queue.get.aio(partition=partition)) != "end":
+            yield str(word)
+
+    @modal.method()
     async def cancelled_or(self, partition: str) -> str:
         await queue.put.aio("started", partition=f"{partition}-ready")
         try:
-            return await queue.get.aio(partition=partition)
+            return str(await queue.get.aio(partition=partition))
         except asyncio.CancelledError:
             await queue.put.aio("cancelled", partition=f"{partition}-ready")
             raise
@@ -80,7 +87,7 @@ class Worker:
         raise ValueError("as asked")
 
 
-@app.function(image=image, secrets=[secret], min_containers=0, scaledown_window=60)
+@app.function(image=image, secrets=[secret], min_containers=MIN_CONTAINERS)
 @modal.concurrent(max_inputs=20)
 @modal.asgi_app()
 def web() -> Any:
@@ -109,6 +116,14 @@ def web() -> Any:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    @api.get("/words")
+    async def words(partition: str) -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            async for word in worker.words.remote_gen.aio(partition):
+                yield f"data: {word}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
     @api.get("/until-disconnect")
     async def until_disconnect(partition: str) -> StreamingResponse:
         async def events() -> AsyncIterator[str]:
@@ -133,6 +148,11 @@ def fails_once(partition: str) -> int:
     if number == 1:
         raise RuntimeError("the first attempt")
     return int(number)
+
+
+@app.function(image=image, max_containers=2)
+def double(value: Any) -> Any:
+    return value + value
 
 
 @app.function(image=image)

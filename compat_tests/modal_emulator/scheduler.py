@@ -212,7 +212,8 @@ class Scheduler:
         log.info("%s (%s) ended with code %s", container.task_id, pool.function.name, code)
         if not container.ready and not container.stopped:
             self._startup_failed(pool, container, code)
-        for item in reversed(list(container.active.values())):
+        lost, container.active = list(container.active.values()), {}
+        for item in reversed(lost):
             self._lost(pool, item)
         pool.step()
 
@@ -299,10 +300,12 @@ class Scheduler:
 
     def _lost(self, pool: Pool, item: Input) -> None:
         """Its container is gone. It runs again elsewhere, unless part of an HTTP answer is already out."""
-        item.num_lost += 1
-        item.attempt += 1
         if item.done:
             return
+        if item.timeout:
+            item.timeout.cancel()
+        item.num_lost += 1
+        item.attempt += 1
         if pool.closed:
             item.finish(result(api_pb2.GenericResult.GENERIC_STATUS_TERMINATED, "The app was stopped"))
         elif item.num_lost >= MAX_LOSSES or (item.call.is_web and len(item.call.data_out)):

@@ -195,23 +195,27 @@ class VolumeService:
 
     async def VolumeListFiles2(
         self, request: api_pb2.VolumeListFiles2Request, _: Caller
+    ) -> AsyncIterator[api_pb2.VolumeListFiles2Response]:
+        yield api_pb2.VolumeListFiles2Response(entries=self._list(request))
+
+    async def VolumeListFiles(
+        self, request: api_pb2.VolumeListFilesRequest, _: Caller
     ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
-        directory = self.directory(request.volume_id)
+        yield api_pb2.VolumeListFilesResponse(entries=self._list(request))
+
+    def _list(
+        self, request: api_pb2.VolumeListFilesRequest | api_pb2.VolumeListFiles2Request
+    ) -> list[api_pb2.FileEntry]:
+        directory = self.directory(request.volume_id).resolve()
         start = _inside(directory, request.path)
         if not start.exists():
             raise not_found(f"{request.path} in the volume")
-        found = [start] if start.is_file() else (start.rglob("*") if request.recursive else start.iterdir())
-        entries = [_entry(each, directory) for each in sorted(found)]
-        yield api_pb2.VolumeListFilesResponse(entries=entries)
-
-    async def VolumeListFiles(
-        self, request: api_pb2.VolumeListFilesRequest, caller: Caller
-    ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
-        second = api_pb2.VolumeListFiles2Request(
-            volume_id=request.volume_id, path=request.path, recursive=request.recursive
-        )
-        async for response in self.VolumeListFiles2(second, caller):
-            yield response
+        if start.is_file():
+            return [_entry(start, directory)]
+        return [
+            _entry(each, directory)
+            for each in sorted(start.rglob("*") if request.recursive else start.iterdir())
+        ]
 
     async def VolumeGetFile2(
         self, request: api_pb2.VolumeGetFile2Request, _: Caller
@@ -245,7 +249,7 @@ def _entry(path: Path, directory: Path) -> api_pb2.FileEntry:
     stat = path.stat()
     kind = api_pb2.FileEntry.DIRECTORY if path.is_dir() else api_pb2.FileEntry.FILE
     return api_pb2.FileEntry(
-        path=path.relative_to(directory.resolve()).as_posix(),
+        path=path.relative_to(directory).as_posix(),
         type=kind,
         mtime=int(stat.st_mtime),
         size=stat.st_size,

@@ -1,0 +1,174 @@
+"""The emulator's containers: how many there are, what becomes of their inputs, how they end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import modal
+import pytest
+from modal.client import Client
+
+from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
+from compat_tests.modal_emulator.testing import (
+    SAMPLE_APP,
+    emulator_with_sample,
+    furnish,
+    new_partition,
+    sample_queue,
+    sample_worker,
+)
+
+WORKER = "Worker.*"
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[ModalEmulator]:
+    with emulator_with_sample() as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def client(emulator: ModalEmulator) -> Iterator[Client]:
+    with emulator.client() as client:
+        yield client
+
+
+def hold(client: Client, partition: str, count: int = 1, app: str = "sample") -> list[Any]:
+    """Calls that keep a slot each until `release`."""
+    return [sample_worker(client, app).hold.spawn(partition) for _ in range(count)]
+
+
+def wait_until_held(client: Client, partition: str, count: int = 1) -> None:
+    for _ in range(count):
+        sample_queue(client).get(partition=f"{partition}-ready", timeout=60)
+
+
+def release(client: Client, partition: str, count: int = 1) -> None:
+    sample_queue(client).put_many(["go"] * count, partition=partition)
+
+
+def pid_of(held: str) -> int:
+    return int(held.split()[1])
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def inputs_per_container(containers: list[ContainerInfo]) -> list[int]:
+    return sorted(each.num_inputs for each in containers)
+
+
+def test_containers_are_added_up_to_the_maximum_and_removed_when_idle(
+    emulator: ModalEmulator, client: Client
+) -> None:
+    """Two inputs a container, three containers at most: the seventh input waits for a slot."""
+    partition = new_partition()
+    calls = hold(client, partition, 7)
+    wait_until_held(client, partition, 6)
+    containers = emulator.containers(WORKER)
+    assert inputs_per_container(containers) == [2, 2, 2]
+    release(client, partition, 7)
+    served_by = {pid_of(call.get(timeout=60)) for call in calls}
+    assert served_by == {each.pid for each in containers}
+
+    emulator.wait_for(lambda found: not found, WORKER)
+    left = (emulator.volume_path("sample-data") / "left.txt").read_text().split()
+    assert served_by <= set(map(int, left)), "every container ran its exit hook"
+
+
+def test_the_inputs_of_a_killed_container_run_elsewhere(emulator: ModalEmulator, client: Client) -> None:
+    partition = new_partition()
+    [call] = hold(client, partition)
+    wait_until_held(client, partition)
+    [victim] = [each for each in emulator.containers(WORKER) if each.num_inputs]
+    emulator.kill(victim.task_id)
+    wait_until_held(client, partition)
+    release(client, partition)
+    assert pid_of(call.get(timeout=60)) != victim.pid
+    assert not is_running(victim.pid)
+
+
+def test_a_pending_input_can_be_cancelled(emulator: ModalEmulator, client: Client) -> None:
+    """It ends at once, and never takes a slot: what was queued behind it is served."""
+    partition = new_partition()
+    running = hold(client, partition, 6)
+    wait_until_held(client, partition, 6)
+    [cancelled, served] = hold(client, partition, 2)
+    cancelled.cancel()
+    with pytest.raises(modal.exception.Error, match="ancelled"):
+        cancelled.get(timeout=60)
+    release(client, partition, 7)
+    for call in (*running, served):
+        assert call.get(timeout=60).startswith("go")
+
+
+def test_a_redeploy_serves_at_once_and_lets_running_inputs_finish(client: Client) -> None:
+    with ModalEmulator() as emulator, emulator.client() as client:
+        furnish(emulator)
+        emulator.deploy(SAMPLE_APP)
+        url = emulator.url("sample", "web")
+        partition = new_partition()
+        [call] = hold(client, partition)
+        wait_until_held(client, partition)
+        [old] = emulator.containers(WORKER)
+
+        emulator.deploy(SAMPLE_APP, env={"SAMPLE_VERSION": "2"})
+        assert emulator.url("sample", "web") == url
+        emulator.wait_for(lambda found: any(each.version == 2 and each.ready for each in found), WORKER)
+        described = sample_worker(client).describe.remote()
+        assert described["version"] == "2"
+        assert is_running(old.pid), "it still has an input"
+
+        release(client, partition)
+        assert pid_of(call.get(timeout=60)) == old.pid
+        emulator.wait_for(lambda found: old.task_id not in {each.task_id for each in found}, WORKER)
+
+
+def test_a_failed_deployment_leaves_what_runs_alone(emulator: ModalEmulator, client: Client) -> None:
+    before = sample_worker(client).describe.remote()
+    emulator.secret("sample-secret", {"OTHER": "x"})
+    with pytest.raises(RuntimeError, match="SAMPLE_KEY"):
+        emulator.deploy(SAMPLE_APP, env={"SAMPLE_VERSION": "2"})
+    furnish(emulator)
+    assert sample_worker(client).describe.remote()["version"] == before["version"] == "1"
+
+
+def test_min_containers_start_without_a_request_and_are_replaced() -> None:
+    with ModalEmulator() as emulator:
+        furnish(emulator)
+        emulator.deploy(SAMPLE_APP, env={"SAMPLE_MIN_CONTAINERS": "1"})
+        [first] = emulator.wait_for(lambda found: all(each.ready for each in found), "web")
+        emulator.kill(first.task_id)
+        [second] = emulator.wait_for(
+            lambda found: any(each.ready and each.task_id != first.task_id for each in found), "web"
+        )
+    assert not is_running(first.pid)
+    assert not is_running(second.pid), "closing the emulator ends every container"
+
+
+def test_a_container_that_cannot_start_fails_its_callers_with_its_own_error() -> None:
+    with ModalEmulator() as emulator, emulator.client() as client:
+        furnish(emulator)
+        (emulator.volume_path("sample-data") / "greeting.txt").unlink()
+        emulator.deploy(SAMPLE_APP)
+        with pytest.raises(FileNotFoundError, match=r"greeting\.txt"):
+            sample_worker(client).describe.remote()
+        assert "FileNotFoundError" in emulator.log()
+
+
+def test_closing_ends_containers_that_are_busy() -> None:
+    with ModalEmulator() as emulator, emulator.client() as client:
+        furnish(emulator)
+        emulator.deploy(SAMPLE_APP)
+        partition = new_partition()
+        hold(client, partition)
+        wait_until_held(client, partition)
+        [busy] = emulator.containers(WORKER)
+    assert not is_running(busy.pid)
