@@ -16,7 +16,13 @@ from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
 APP = "link-cloud-llamacpp"
 WORKER = "LlamaWorker.*"
 MODEL = "model_q4_0"
-SETTINGS = {"LLM_CTX": "2048", "LLM_SLOTS": "2", "MAX_CONTAINERS": "2", "SCALEDOWN_WINDOW": "60"}
+SETTINGS = {
+    "LLM_CTX": "2048",
+    "LLM_SLOTS": "2",
+    "LLM_THREADS": "1",
+    "MAX_CONTAINERS": "2",
+    "SCALEDOWN_WINDOW": "60",
+}
 STORY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Write a very long story."}]
 
 
@@ -73,7 +79,7 @@ def test_a_client_that_leaves_frees_its_slot_and_keeps_the_container(
         next(iter(stream))
         [busy] = [each for each in emulator.containers(WORKER) if each.num_inputs]
     # 1900 tokens would take longer than this by far.
-    emulator.wait_for(is_idle, WORKER, timeout=5)
+    emulator.wait_for(is_idle, WORKER, timeout=10)
     assert busy.task_id in {each.task_id for each in emulator.containers(WORKER)}
 
 
