@@ -6,6 +6,7 @@
 Everything is set by environment variables at deploy time; the README has the table.
 """
 
+import os
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -15,8 +16,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings
-from worker.models import models_in
-from worker.protocol import Batch, ChatRequest, ModelInfo
+from worker.models import models_in, pull
+from worker.protocol import Batch, ModelInfo, Request
 from worker.settings import WorkerSettings
 
 # No `from __future__ import annotations` here: modal.parameter reads the annotations.
@@ -74,6 +75,7 @@ def pinned(*packages: str, apt: tuple[str, ...] = ()) -> modal.Image:
 
 
 gateway_image = pinned("fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
+hub_image = pinned("huggingface-hub", "pydantic-settings")
 worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essential",))
 
 
@@ -107,7 +109,7 @@ class LlamaWorker:
         self.worker = Worker(load_llama(settings), settings)
 
     @modal.method()
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[Batch]:
+    async def chat(self, request: Request) -> AsyncGenerator[Batch]:
         from worker.remote import answer
 
         async for batch in answer(self.worker, request, lambda id: aborts.get.aio(partition=id)):
@@ -116,6 +118,27 @@ class LlamaWorker:
     @modal.exit()
     def close(self) -> None:
         self.worker.close()
+
+
+@app.function(
+    image=hub_image,
+    volumes={str(MODELS): volume},
+    env={name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ},
+    timeout=60 * MINUTES,
+)
+def pull_model(repo: str, file: str) -> None:
+    """modal run app.py::pull_model --repo REPO --file FILE.gguf: from the Hugging Face Hub to the Volume."""
+    path = pull(repo, file, MODELS)
+    volume.commit()
+    print(f"{path} is on the Volume {deployment.volume_name}, {path.stat().st_size >> 20} MiB, checked.")
+    print(f"Clients call it {path.stem!r}; make it the default with MODEL_PATH={path} modal deploy app.py")
+
+
+@app.function(image=hub_image, volumes={str(MODELS): volume})
+def list_models() -> None:
+    """modal run app.py::list_models: what is on the Volume, by the name that clients send."""
+    for name, path in models_in(MODELS).items():
+        print(f"{name:40} {path.stat().st_size >> 20:8} MiB  {path}")
 
 
 def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:

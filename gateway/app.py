@@ -11,7 +11,8 @@ from gateway.auth import KeyRing, RequireKey
 from gateway.backends import Backend
 from gateway.context import Gateway
 from gateway.limits import BodyLimit
-from gateway.routes import chat, generate, models, ops
+from gateway.routes import chat, completions, generate, models, ops
+from gateway.routes.answers import IGNORED_HEADER
 from gateway.settings import GatewaySettings, split_list
 from gateway.telemetry import RequestContext
 
@@ -29,7 +30,7 @@ def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
                 allow_origins=split_list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id"],
+                expose_headers=["x-request-id", IGNORED_HEADER],
             ),
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
@@ -37,6 +38,6 @@ def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
     )
     app.state.gateway = Gateway(backend, settings)
     errors.install(app)
-    for routes in (chat, generate, models, ops):
+    for routes in (chat, completions, generate, models, ops):
         app.include_router(routes.router)
     return app

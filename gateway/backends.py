@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from worker.protocol import ChatRequest, Event, ModelInfo
+from worker.protocol import Event, ModelInfo, Request
 
 
 class Backend(Protocol):
@@ -17,7 +17,7 @@ class Backend(Protocol):
 
     async def models(self) -> Sequence[ModelInfo]: ...
 
-    def chat(self, request: ChatRequest) -> AsyncGenerator[list[Event]]: ...
+    def chat(self, request: Request) -> AsyncGenerator[list[Event]]: ...
 
     async def check(self) -> None:
         """Raise WorkerFailed if requests cannot be answered."""

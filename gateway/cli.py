@@ -11,6 +11,8 @@ import typer
 from pydantic import ValidationError
 
 from gateway.settings import GatewaySettings, StartError, explain
+from worker import models
+from worker.machine import available_memory_mb
 from worker.models import ModelFileError, default_model
 from worker.settings import WorkerSettings
 
@@ -31,11 +33,6 @@ Port = Annotated[
 ]
 
 
-@app.callback()
-def commands() -> None:
-    """Keeps the sub-commands' names, however few there are."""
-
-
 @app.command()
 def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve a model until Ctrl-C.
@@ -46,11 +43,37 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
     try:
         gateway_settings, worker_settings = GatewaySettings(), WorkerSettings()
         _refuse_open(host, gateway_settings)
-        _serve(_with_model(worker_settings, model), gateway_settings, host, port)
+        worker_settings = _within_memory(_with_model(worker_settings, model))
+        _serve(worker_settings, gateway_settings, host, port)
     except ValidationError as error:
         _stop(explain(error))
     except (ModelFileError, StartError) as error:
         _stop(str(error))
+
+
+@app.command()
+def pull(repo: str, file: str, folder: Path = Path("models")) -> None:
+    """Download FILE of the Hugging Face Hub repository REPO into a folder, checked by size and hash."""
+    try:
+        path = models.pull(repo, file, folder)
+    except ModelFileError as error:
+        _stop(str(error))
+    typer.echo(f"{path} is ready: llama-gateway serve --model {path}")
+
+
+@app.command()
+def quantize(
+    source: Annotated[Path, typer.Argument(metavar="IN")],
+    target: Annotated[Path, typer.Argument(metavar="OUT")],
+    type: Annotated[str, typer.Option(help="Q4_0, Q8_0, Q4_K_M, F16, …")] = models.DEFAULT_MODEL_TYPE,
+) -> None:
+    """Convert a GGUF file to another type. Q4_0 and Q8_0 have fast CPU kernels."""
+    typer.echo(f"Converting {source} to {type}…", err=True)
+    try:
+        models.quantize(source, target, type, progress=True)
+    except ModelFileError as error:
+        _stop(str(error))
+    typer.echo(f"{target} is ready, {target.stat().st_size >> 20} MiB.")
 
 
 def _serve(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
@@ -72,6 +95,14 @@ def _with_model(settings: WorkerSettings, model: Path | None) -> WorkerSettings:
     path = default_model()
     name = settings.model_name or "SmolLM2-135M-Instruct"
     return settings.model_copy(update={"model_path": path, "model_name": name})
+
+
+def _within_memory(settings: WorkerSettings) -> WorkerSettings:
+    """On a machine of the user's own, take a quarter of what is free, unless MEM_MB says otherwise."""
+    available = available_memory_mb()
+    if "mem_mb" in settings.model_fields_set or available is None:
+        return settings
+    return settings.model_copy(update={"mem_mb": min(settings.mem_mb, available // 4)})
 
 
 def _refuse_open(host: str, settings: GatewaySettings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import modal
 import structlog
 
-from worker.protocol import Batch, ChatRequest, Event, ModelInfo, WorkerFailed
+from worker.protocol import Batch, Event, ModelInfo, Request, WorkerFailed
 
 ABORT_TTL_SECONDS = 3600  # an abort outlives the longest queueing, not the day
 
@@ -39,7 +39,7 @@ class ModalBackend:
     async def check(self) -> None:
         """Workers come and go by demand; the gateway is healthy without one."""
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+    async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         attempt, ended = None, False
         batches: AsyncGenerator[Batch] = self._worker(request.model).chat.remote_gen.aio(request)
         try:

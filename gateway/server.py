@@ -16,14 +16,15 @@ from worker.settings import WorkerSettings
 
 BANNER = """
 Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
+{slots} requests at a time, {context} tokens of context each; set LLM_SLOTS, LLM_CTX or MEM_MB for others.
 
   curl {base_url}/chat/completions -H 'Content-Type: application/json'{auth_header} \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Say hello."}}], "max_tokens": 40}}'
 
   from openai import OpenAI
   client = OpenAI(base_url="{base_url}", api_key="{key}")
   messages = [{{"role": "user", "content": "Say hello."}}]
-  reply = client.chat.completions.create(model="{model}", messages=messages)
+  reply = client.chat.completions.create(model="{model}", messages=messages, max_tokens=40)
   print(reply.choices[0].message.content)
 """
 
@@ -56,6 +57,8 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
         )
         banner = BANNER.format(
             model=worker.model.id,
+            slots=worker.num_slots,
+            context=worker.model.context_length,
             base_url=f"http://{_authority(listener)}/v1",
             seconds=time.perf_counter() - started,
             auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from fastapi import Request
@@ -14,12 +14,23 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.errors import from_exception
 from gateway.settings import GatewaySettings
-from gateway.translate import DONE, ChunkEncoder, error_frame
-from worker.protocol import Event, WorkerFailed
+from gateway.translate import DONE, error_frame
+from worker.protocol import Accepted, Event, WorkerFailed
 
 T = TypeVar("T")
 
 Batches = AsyncGenerator[list[Event]]
+
+
+class Encoder(Protocol):
+    """Events to the bytes of a stream, in the shape of one API."""
+
+    def opening(self, num_choices: int) -> bytes: ...
+
+    def encode(self, events: Iterable[Event]) -> bytes: ...
+
+    def check_complete(self) -> None:
+        """Raise what the client is told if the events ended before every choice did."""
 
 
 class ClientLeft(Exception):
@@ -42,6 +53,11 @@ class OpenedStream:
         done, _ = await asyncio.wait({self._first}, timeout=timeout)
         if done:
             self._first.result()
+
+    def ignored(self) -> tuple[str, ...]:
+        """The parameters that the worker has no use for, as far as it has answered."""
+        events = self._first.result() if self._first.done() else []
+        return next((event.ignored for event in events if isinstance(event, Accepted)), ())
 
     async def __aiter__(self) -> Batches:
         yield await self._first
@@ -78,7 +94,7 @@ class EventStreamResponse(EventSourceResponse):
     def __init__(
         self,
         opened: OpenedStream,
-        encoder: ChunkEncoder,
+        encoder: Encoder,
         num_choices: int,
         settings: GatewaySettings,
         observe: Callable[[list[Event]], None],
@@ -107,12 +123,14 @@ class EventStreamResponse(EventSourceResponse):
 
     async def _frames(self) -> AsyncGenerator[bytes]:
         self._consumer = asyncio.current_task()
-        yield self._encoder.opening(self._num_choices)
+        if opening := self._encoder.opening(self._num_choices):
+            yield opening
         try:
             async for batch in self._opened:
                 self._observe(batch)
                 if frames := self._encoder.encode(batch):
                     yield frames
+            self._encoder.check_complete()
         except asyncio.CancelledError:
             if not self._out_of_time:
                 raise

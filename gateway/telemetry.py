@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import from_exception
 from gateway.sse import ClientLeft
-from worker.protocol import Event, Finished, TextDelta, Usage
+from worker.protocol import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
 API_VERSION = "2020-10-01"  # what OpenAI's own servers send as `openai-version`
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; seen by the log only
@@ -97,7 +97,7 @@ class CompletionLog:
     def observe(self, events: Iterable[Event]) -> None:
         for event in events:
             match event:
-                case TextDelta() if self._first_token is None:
+                case TextDelta() | ReasoningDelta() | ToolCallDelta() if self._first_token is None:
                     self._first_token = _milliseconds(self._started)
                 case Finished():
                     self._reasons.append(event.reason)
@@ -111,6 +111,7 @@ class CompletionLog:
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             completion_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
             finish_reason=",".join(self._reasons),
             ttft_ms=self._first_token,
             ms=_milliseconds(self._started),

@@ -1,4 +1,4 @@
-"""Between OpenAI's shapes and the worker's: pure functions, no HTTP and no waiting.
+"""From the worker's events to OpenAI's shapes: pure functions, no HTTP and no waiting.
 
 Shapes are those of OpenAI's API reference for chat completions (`chat.completion`,
 `chat.completion.chunk`, `model`).
@@ -10,128 +10,39 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
-from gateway import schemas
-from gateway.errors import APIError, unsupported
+from gateway.errors import APIError
 from worker.protocol import (
-    ChatRequest,
+    Accepted,
     Event,
     Finished,
     FinishReason,
     ModelInfo,
-    SamplingParams,
+    ReasoningDelta,
     TextDelta,
     TokenLogprob,
+    ToolCallDelta,
     Usage,
+    WorkerFailed,
 )
-
-T = TypeVar("T")
 
 SYSTEM_FINGERPRINT = "llama-gateway"
 DONE = b"data: [DONE]\n\n"
 
-# Parameters that would change the answer and that no model behind this server can honour.
-_REFUSED = {
-    "audio": "these models answer in text only.",
-    "web_search_options": "this server has no access to the web.",
-    "moderation": "this server does not moderate.",
-}
-_NOT_YET = ("tools", "tool_choice", "functions", "function_call", "logprobs", "top_logprobs")
-
-
-def chat_request(body: schemas.ChatCompletionRequest, request_id: str) -> ChatRequest:
-    """The worker's request. Raises APIError for what cannot be honoured, never ignores it."""
-    refuse_unsupported(body)
-    return ChatRequest(
-        request_id=request_id,
-        model=body.model,
-        messages=[_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)],
-        sampling=_sampling(body),
-        n=body.n or 1,
-        stream=bool(body.stream),
-    )
-
-
-def generate_request(message: str, model: str, request_id: str) -> ChatRequest:
-    return ChatRequest(request_id, model, [{"role": "user", "content": message}], stream=False)
-
-
-def refuse_unsupported(body: schemas.ChatCompletionRequest) -> None:
-    extra = body.model_extra or {}
-    for name, why in _REFUSED.items():
-        if extra.get(name) is not None:
-            raise unsupported(name, why)
-    if extra.get("store"):
-        raise unsupported("store", "nothing is stored here. Leave it out or send false.")
-    if extra.get("modalities") not in (None, ["text"]):
-        raise unsupported("modalities", 'these models answer in text only. Leave it out or send ["text"].')
-    for name in _NOT_YET:
-        if getattr(body, name) not in (None, False, "none", []):
-            raise unsupported(name, "this version of the server cannot do that yet.")
-    if body.response_format is not None and body.response_format.type != "text":
-        raise unsupported("response_format", "this version of the server answers in plain text only.")
-
-
-def _sampling(body: schemas.ChatCompletionRequest) -> SamplingParams:
-    defaults = SamplingParams()
-    return SamplingParams(
-        temperature=_or(body.temperature, defaults.temperature),
-        top_p=_or(body.top_p, defaults.top_p),
-        top_k=_or(body.top_k, defaults.top_k),
-        min_p=_or(body.min_p, defaults.min_p),
-        repeat_penalty=_or(body.repeat_penalty, defaults.repeat_penalty),
-        presence_penalty=_or(body.presence_penalty, 0.0),
-        frequency_penalty=_or(body.frequency_penalty, 0.0),
-        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
-        seed=body.seed,
-        stop=_stop(body.stop),
-        max_tokens=body.max_completion_tokens or body.max_tokens,
-    )
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
-
-
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    strings = [stop] if isinstance(stop, str) else stop or []
-    return tuple(string for string in strings if string)
-
-
-def _message(message: schemas.Message, where: str) -> dict[str, Any]:
-    """The chat template's own form: a role that templates know, and content as one text."""
-    role = "system" if message.role == "developer" else message.role
-    translated: dict[str, Any] = {"role": role, "content": _text(message.content, f"{where}.content")}
-    if getattr(message, "name", None):
-        translated["name"] = getattr(message, "name")  # noqa: B009
-    return translated
-
-
-def _text(content: str | Sequence[schemas.Part] | None, where: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(_part_text(part, f"{where}[{i}]") for i, part in enumerate(content))
-
-
-def _part_text(part: schemas.Part, where: str) -> str:
-    match part:
-        case schemas.TextPart():
-            return part.text
-        case schemas.RefusalPart():
-            return part.refusal
-        case _:
-            raise unsupported(where, f"this model takes text only, not '{part.type}'.")
+# What the deprecated `functions` get instead of tool calls.
+_FUNCTION_CALL = "function_call"
 
 
 @dataclass(slots=True)
 class Reply:
-    """What every chunk of one answer has in common."""
+    """What every chunk of one answer has in common. `functions`: asked for by their deprecated name."""
 
     model: str
     object: str
+    functions: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -153,38 +64,68 @@ class ChunkEncoder:
 
     reply: Reply
     include_usage: bool
+    _unfinished: set[int] = field(default_factory=set)
 
     def opening(self, num_choices: int) -> bytes:
+        self._unfinished = set(range(num_choices))
         delta = {"role": "assistant", "content": ""}
         return b"".join(self._choice(index, delta) for index in range(num_choices))
 
     def encode(self, events: Iterable[Event]) -> bytes:
         return b"".join(self._event(event) for event in events)
 
+    def check_complete(self) -> None:
+        """Clients take a stream that just ends for a finished one, so it must not."""
+        if self._unfinished:
+            raise unfinished()
+
     def _event(self, event: Event) -> bytes:
         match event:
             case TextDelta():
                 return self._choice(event.index, {"content": event.text}, logprobs=_logprobs(event.logprobs))
+            case ReasoningDelta():
+                return self._choice(event.index, {"reasoning_content": event.text})
+            case ToolCallDelta():
+                return self._choice(event.index, self._call(event))
             case Finished():
-                return self._choice(event.index, {}, finish_reason=event.reason)
+                self._unfinished.discard(event.index)
+                return self._choice(event.index, {}, finish_reason=_reason(event.reason, self.reply))
             case Usage() if self.include_usage:
-                return _data(self.reply.frame([], usage_body(event)))
+                return data(self.reply.frame([], usage_body(event)))
             case _:
                 return b""
+
+    def _call(self, event: ToolCallDelta) -> dict[str, Any]:
+        """The first delta of a call introduces it, the later ones only add to its arguments."""
+        function = {"arguments": event.arguments}
+        if event.name is not None:
+            function = {"name": event.name, **function}
+        if self.reply.functions:
+            return {_FUNCTION_CALL: function}
+        head = {} if event.id is None else {"id": event.id, "type": "function"}
+        return {"tool_calls": [{"index": event.call, **head, "function": function}]}
 
     def _choice(
         self,
         index: int,
         delta: dict[str, Any],
         *,
-        finish_reason: FinishReason | None = None,
+        finish_reason: str | None = None,
         logprobs: dict[str, Any] | None = None,
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         frame = self.reply.frame([choice])
         if not self.include_usage:
             del frame["usage"]
-        return _data(frame)
+        return data(frame)
+
+
+def unfinished() -> WorkerFailed:
+    return WorkerFailed("The worker ended before the answer was complete. Send the request again.")
+
+
+def _reason(reason: FinishReason, reply: Reply) -> str:
+    return _FUNCTION_CALL if reply.functions and reason == "tool_calls" else reason
 
 
 def error_frame(error: APIError) -> bytes:
@@ -192,15 +133,41 @@ def error_frame(error: APIError) -> bytes:
     return b"data: " + error.body + b"\n\n"
 
 
-def _data(frame: Mapping[str, Any]) -> bytes:
+def data(frame: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(frame) + b"\n\n"
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+    def function(self) -> dict[str, str]:
+        return {"name": self.name, "arguments": "".join(self.arguments)}
 
 
 @dataclass(slots=True)
 class _Choice:
     text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+
+    def message(self, reply: Reply) -> dict[str, Any]:
+        text = "".join(self.text)
+        content = None if self.calls and not text else text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        if self.calls and reply.functions:
+            message[_FUNCTION_CALL] = self.calls[0].function()
+        elif self.calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": call.function()} for call in self.calls
+            ]
+        return message
 
 
 class Collector:
@@ -209,17 +176,34 @@ class Collector:
     def __init__(self, num_choices: int) -> None:
         self.choices = [_Choice() for _ in range(num_choices)]
         self.usage = Usage(0, 0)
+        self.ignored: tuple[str, ...] = ()
 
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
             match event:
+                case Accepted():
+                    self.ignored = event.ignored
                 case TextDelta():
                     self.choices[event.index].text.append(event.text)
                     self.choices[event.index].logprobs.extend(event.logprobs)
+                case ReasoningDelta():
+                    self.choices[event.index].reasoning.append(event.text)
+                case ToolCallDelta():
+                    self._add_call(event)
                 case Finished():
                     self.choices[event.index].finish_reason = event.reason
                 case Usage():
                     self.usage = event
+
+    def _add_call(self, delta: ToolCallDelta) -> None:
+        calls = self.choices[delta.index].calls
+        if delta.id is not None and delta.name is not None:
+            calls.append(_Call(delta.id, delta.name))
+        calls[delta.call].arguments.append(delta.arguments)
+
+    def check_complete(self) -> None:
+        if any(choice.finish_reason is None for choice in self.choices):
+            raise unfinished()
 
     def text(self, index: int = 0) -> str:
         return "".join(self.choices[index].text)
@@ -228,9 +212,9 @@ class Collector:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": self.text(index), "refusal": None},
+                "message": choice.message(reply),
                 "logprobs": _logprobs(choice.logprobs),
-                "finish_reason": choice.finish_reason,
+                "finish_reason": choice.finish_reason and _reason(choice.finish_reason, reply),
             }
             for index, choice in enumerate(self.choices)
         ]

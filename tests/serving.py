@@ -8,23 +8,36 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvicorn
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.telemetry import configure_logging
-from worker.protocol import Accepted, ChatRequest, Event, Finished, ModelInfo, TextDelta, Usage, WorkerError
+from worker.protocol import (
+    Accepted,
+    ChatRequest,
+    Event,
+    Finished,
+    ModelInfo,
+    Request,
+    TextDelta,
+    Usage,
+    WorkerError,
+)
 
-Script = Callable[["ScriptedBackend", ChatRequest], AsyncGenerator[list[Event]]]
+# Scripts know which kind of request they answer.
+Script = Callable[["ScriptedBackend", Any], AsyncGenerator[list[Event]]]
 
 
-async def say_hello(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+async def say_hello(backend: ScriptedBackend, request: Request) -> AsyncGenerator[list[Event]]:
+    num_choices = request.n if isinstance(request, ChatRequest) else request.n * len(request.prompts)
     yield [Accepted(5)]
-    for index in range(request.n):
+    for index in range(num_choices):
         yield [TextDelta(index, "Hel"), TextDelta(index, "lo")]
         yield [Finished(index, "stop")]
-    yield [Usage(5, 2 * request.n, cached_tokens=3)]
+    yield [Usage(5, 2 * num_choices, cached_tokens=3)]
 
 
 @dataclass
@@ -33,7 +46,7 @@ class ScriptedBackend:
 
     script: Script = say_hello
     health: WorkerError | None = None
-    requests: list[ChatRequest] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -43,7 +56,7 @@ class ScriptedBackend:
         if self.health is not None:
             raise self.health
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+    async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         self.requests.append(request)
         try:
             async for batch in self.script(self, request):

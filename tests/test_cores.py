@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.cores import available_cores
+from worker.machine import available_cores
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
-from worker.cores import available_cores, tune_openmp
+from worker.machine import available_cores, tune_openmp
 
 tune_openmp()  # before libgomp is loaded
 

@@ -17,8 +17,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 class SamplingParams:
     """How one sequence is sampled; the defaults are OpenAI's, where llama.cpp's differ.
 
-    `top_k` 0 and `min_p` 0 switch these samplers off, `repeat_penalty` 1 likewise. `logprobs` is the
-    number of alternatives wanted per token (0: only the sampled one), None for no log probabilities.
+    `top_k` 0 and `min_p` 0 switch these samplers off, `repeat_penalty` 1 and `typical_p` 1 likewise.
+    `logprobs` is the number of alternatives wanted per token (0: only the sampled one), None for none.
     `max_tokens` None means up to the context's end. `seed` None draws a fresh one.
     """
 
@@ -34,6 +34,38 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     logprobs: int | None = None
+    typical_p: float = 1.0
+    mirostat_mode: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON Schema, None for no parameters."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools on offer: only those that may be called, and whether and how often one has to be."""
+
+    tools: tuple[Tool, ...]
+    required: bool = False
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """JSON that the answer has to be: of any object, or of the values that `schema` allows."""
+
+    schema: Mapping[str, Any]
+    name: str | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +73,8 @@ class ChatRequest:
     """One chat completion, validated and with the model's name resolved.
 
     `messages` are the chat template's own: dicts with `role`, `content` (text) and, where they apply,
-    `name`, `tool_calls`, `tool_call_id`. Without `stream`, the events may all come at the end.
+    `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. `template_kwargs` are variables for the
+    template. Without `stream`, the events may all come at the end.
     """
 
     request_id: str
@@ -50,6 +83,31 @@ class ChatRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
     stream: bool = True
+    tool_use: ToolUse | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    grammar: str | None = None  # the client's own GBNF
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """Text completions without a chat template: `n` for each prompt, text or token ids.
+
+    Choice `i` continues prompt `i // n`.
+    """
+
+    request_id: str
+    model: str
+    prompts: tuple[str | tuple[int, ...], ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    n: int = 1
+    echo: bool = False
+    stream: bool = True
+    grammar: str | None = None
+
+
+Request = ChatRequest | CompletionRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +122,13 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The first event of every request: the prompt fits and is queued; from here on it may stream."""
+    """The first event of every request: the prompt fits and is queued; from here on it may stream.
+
+    `ignored` names the parameters that have no effect on this model.
+    """
 
     prompt_tokens: int
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +138,25 @@ class TextDelta:
     index: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """What the model thinks before it answers."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """Tool call number `call` of choice `index`: it begins where `id` and `name` are given, else it grows."""
+
+    index: int
+    call: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +177,7 @@ class Usage:
     reasoning_tokens: int = 0
 
 
-Event = Accepted | TextDelta | Finished | Usage
+Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from worker.protocol import Batch, ChatRequest, Event, WorkerError
+from worker.protocol import Batch, Event, Request, WorkerError
 from worker.service import Worker
 
 WaitForAbort = Callable[[str], Awaitable[object]]
 
 
-async def answer(worker: Worker, request: ChatRequest, aborted: WaitForAbort) -> AsyncGenerator[Batch]:
+async def answer(worker: Worker, request: Request, aborted: WaitForAbort) -> AsyncGenerator[Batch]:
     """The request's events, each batch holding all that has accumulated while the last one travelled.
 
     `aborted(request_id)` returns when the client has gone; the generation then ends at once and the
@@ -47,7 +47,7 @@ async def answer(worker: Worker, request: ChatRequest, aborted: WaitForAbort) ->
 
 
 async def _run(
-    worker: Worker, request: ChatRequest, outbox: asyncio.Queue[list[Event] | WorkerError | None]
+    worker: Worker, request: Request, outbox: asyncio.Queue[list[Event] | WorkerError | None]
 ) -> None:
     try:
         async for events in worker.chat(request):

@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import takewhile
 from typing import Any
 
-from worker.chat_template import ChatHandler
-from worker.completion import CompletionStream
+from worker.answer import Answer, PlainReader
+from worker.chat import prepare
+from worker.chat_handler import ChatHandler
+from worker.chat_template import ChatTemplate
 from worker.llama import BatchedLlama
+from worker.messages import with_system_prompt
 from worker.models import ModelFileError, check_model_file
 from worker.protocol import (
     Accepted,
     ChatRequest,
+    CompletionRequest,
     Event,
-    Finished,
     ModelInfo,
+    Request,
     SamplingParams,
-    TextDelta,
-    Usage,
     WorkerFailed,
 )
-from worker.sequence import Output
 from worker.settings import WorkerSettings
 
 
@@ -47,8 +49,20 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
             f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
         ) from error
-    llama.chat_handler = ChatHandler(llama)
+    template = ChatTemplate(llama)
+    llama.chat_handler = ChatHandler(template)
+    if settings.llm_prefix_cache and settings.system_prompt:
+        llama.prefill_prefix(system_prefix(template, settings.system_prompt))
     return llama
+
+
+def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
+    """The tokens that every prompt under the default system prompt begins with, whatever the user says."""
+    one, other = (
+        template.prompt(with_system_prompt([{"role": "user", "content": text}], system_prompt)).tokens
+        for text in ("a", "1")
+    )
+    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 class Worker:
@@ -56,7 +70,13 @@ class Worker:
 
     def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
         self._llama, self._settings = llama, settings
+        assert isinstance(llama.chat_handler, ChatHandler)
+        self._template = llama.chat_handler.template
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
+
+    @property
+    def num_slots(self) -> int:
+        return self._llama.num_slots
 
     async def models(self) -> Sequence[ModelInfo]:
         return [self.model]
@@ -65,54 +85,63 @@ class Worker:
         if not self._llama.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+    async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         """`Accepted`, then what accumulates, then `Usage`. Closing the generator frees the slots at once."""
-        streams = await self._submit(request)
+        answer = await self._submit(request)
         try:
-            yield [Accepted(streams[0].prompt_tokens)]
-            if len(streams) == 1:
-                async for outputs in streams[0]:
-                    yield _events(0, outputs)
-            else:
-                async for events in _merged(streams):
-                    yield events
-            yield [_usage(streams)]
+            yield [Accepted(answer.prompt_tokens, answer.ignored)]
+            async for events in answer.events():
+                yield events
+            yield [answer.usage(self._count)]
         finally:
-            for stream in streams:
-                stream.abort()
+            answer.abort()
 
     def close(self) -> None:
         self._llama.close()
 
-    async def _submit(self, request: ChatRequest) -> list[CompletionStream]:
+    def _count(self, text: str) -> int:
+        return len(self._llama.tokenize(text.encode(), add_bos=False, special=True))
+
+    def _text(self, prompt: str | Sequence[int]) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        return self._llama.detokenize(list(prompt), special=True).decode("utf-8", "replace")
+
+    async def _submit(self, request: Request) -> Answer:
         """Render, tokenise and queue, off the event loop: a long prompt takes milliseconds."""
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._create, request))
+        create: Any = self._create_chat if isinstance(request, ChatRequest) else self._create_completions
+        submitting = asyncio.ensure_future(asyncio.to_thread(create, request))
         try:
             return await asyncio.shield(submitting)
         except asyncio.CancelledError:
             submitting.add_done_callback(_abort_created)
             raise
 
-    def _create(self, request: ChatRequest) -> list[CompletionStream]:
-        messages = with_system_prompt(request.messages, self._settings.system_prompt)
-        streams: list[CompletionStream] = []
-        try:
+    def _create_chat(self, request: ChatRequest) -> Answer:
+        chat = prepare(request, self._template, self._settings.system_prompt)
+        answer = Answer(ignored=chat.ignored)
+        with answer.aborted_on_error():
             for index in range(request.n):
                 sampling = completion_kwargs(request.sampling, index)
-                chat = self._llama.create_chat_completion(messages, stream=True, **sampling)
-                streams.append(chat.completion)
-        except BaseException:
-            for stream in streams:
-                stream.abort()
-            raise
-        return streams
+                create: Any = self._llama.create_chat_completion
+                stream = create(chat.prompt, stream=True, grammar=chat.grammar, **sampling)
+                answer.add(stream.completion, chat.reader(index))
+        return answer
 
-
-def with_system_prompt(messages: Sequence[Any], system_prompt: str) -> list[Any]:
-    """The default system prompt, where the client sent none."""
-    if not system_prompt or any(message["role"] == "system" for message in messages):
-        return list(messages)
-    return [{"role": "system", "content": system_prompt}, *messages]
+    def _create_completions(self, request: CompletionRequest) -> Answer:
+        answer = Answer(num_each=request.n)
+        with answer.aborted_on_error():
+            for number, prompt in enumerate(request.prompts):
+                text_or_tokens = prompt if isinstance(prompt, str) else list(prompt)
+                echo = self._text(prompt) if request.echo else ""
+                for index in range(request.n):
+                    options = completion_kwargs(request.sampling, index)
+                    options["logprobs"] = options.pop("top_logprobs")
+                    stream: Any = self._llama.create_completion(
+                        text_or_tokens, stream=True, grammar=request.grammar, **options
+                    )
+                    answer.add(stream, PlainReader(number * request.n + index, echo))
+        return answer
 
 
 def completion_kwargs(sampling: SamplingParams, index: int) -> dict[str, Any]:
@@ -129,60 +158,15 @@ def completion_kwargs(sampling: SamplingParams, index: int) -> dict[str, Any]:
         "seed": None if sampling.seed is None else sampling.seed + index,
         "stop": list(sampling.stop),
         "max_tokens": sampling.max_tokens,
+        "typical_p": sampling.typical_p,
+        "mirostat_mode": sampling.mirostat_mode,
+        "mirostat_tau": sampling.mirostat_tau,
+        "mirostat_eta": sampling.mirostat_eta,
         "logprobs": sampling.logprobs is not None,
         "top_logprobs": sampling.logprobs,
     }
 
 
-def _events(index: int, outputs: Sequence[Output]) -> list[Event]:
-    events: list[Event] = []
-    for output in outputs:
-        if output.error is not None:
-            raise output.error
-        if output.text or output.logprobs:
-            events.append(TextDelta(index, output.text, output.logprobs))
-        if output.finish_reason is not None:
-            events.append(Finished(index, output.finish_reason))
-    return events
-
-
-async def _merged(streams: Sequence[CompletionStream]) -> AsyncGenerator[list[Event]]:
-    """The events of several choices, as they come."""
-    queue: asyncio.Queue[list[Event] | None] = asyncio.Queue()
-
-    async def pump(index: int) -> None:
-        try:
-            async for outputs in streams[index]:
-                queue.put_nowait(_events(index, outputs))
-        finally:
-            queue.put_nowait(None)
-
-    tasks = [asyncio.ensure_future(pump(index)) for index in range(len(streams))]
-    try:
-        running = len(tasks)
-        while running:
-            events = await queue.get()
-            if events is None:
-                running -= 1
-            else:
-                yield events
-        for task in tasks:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _usage(streams: Sequence[CompletionStream]) -> Usage:
-    """The prompt is counted once, as OpenAI does, whatever the number of choices."""
-    return Usage(
-        prompt_tokens=streams[0].prompt_tokens,
-        completion_tokens=sum(stream.completion_tokens for stream in streams),
-        cached_tokens=streams[0].cached_tokens,
-    )
-
-
-def _abort_created(submitted: asyncio.Future[list[CompletionStream]]) -> None:
+def _abort_created(submitted: asyncio.Future[Answer]) -> None:
     if not submitted.cancelled() and submitted.exception() is None:
-        for stream in submitted.result():
-            stream.abort()
+        submitted.result().abort()

@@ -1,48 +1,78 @@
-"""How a chat request is answered, once it is translated: whole, or as a stream."""
+"""How a request is answered, once it is translated: whole, or as a stream."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from fastapi import Request, Response
 
-from gateway import translate
 from gateway.context import Gateway
-from gateway.sse import EventStreamResponse, open_stream, unless_client_leaves
+from gateway.sse import Encoder, EventStreamResponse, open_stream, unless_client_leaves
 from gateway.telemetry import CompletionLog
-from worker.protocol import ChatRequest
+from gateway.translate import Collector
+from worker.protocol import Request as WorkerRequest
+
+IGNORED_HEADER = "x-ignored-parameters"
+_MAX_HEADER = 2000  # characters; clients and proxies give up on headers much larger
 
 
-async def collect(request: Request, gateway: Gateway, chat_request: ChatRequest) -> translate.Collector:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A worker's request, the parameters that it leaves out, and the two shapes of its answer."""
+
+    request: WorkerRequest
+    num_choices: int
+    ignored: tuple[str, ...]
+    encoder: Encoder
+    whole: Callable[[Collector], dict[str, Any]]
+
+
+async def answer(request: Request, gateway: Gateway, asked: Asked) -> Response:
+    if asked.request.stream:
+        return await _answer_stream(request, gateway, asked)
+    collector = await collect(request, gateway, asked.request, asked.num_choices)
+    headers = ignored_header((*asked.ignored, *collector.ignored))
+    return Response(orjson.dumps(asked.whole(collector)), headers=headers, media_type="application/json")
+
+
+async def collect(
+    request: Request, gateway: Gateway, worker_request: WorkerRequest, num_choices: int
+) -> Collector:
     """All of the answer. A client that leaves aborts it."""
-    log = CompletionLog(chat_request.model)
-    collector = translate.Collector(chat_request.n)
+    log = CompletionLog(worker_request.model)
+    collector = Collector(num_choices)
 
     async def read() -> None:
-        async with aclosing(gateway.backend.chat(chat_request)) as batches:
+        async with aclosing(gateway.backend.chat(worker_request)) as batches:
             async for batch in batches:
                 collector.add(batch)
                 log.observe(batch)
 
     await unless_client_leaves(request, read())
+    collector.check_complete()
     return collector
 
 
-async def answer_json(request: Request, gateway: Gateway, chat_request: ChatRequest) -> Response:
-    collector = await collect(request, gateway, chat_request)
-    reply = translate.Reply(chat_request.model, "chat.completion")
-    return Response(orjson.dumps(collector.completion(reply)), media_type="application/json")
-
-
-async def answer_stream(
-    request: Request, gateway: Gateway, chat_request: ChatRequest, include_usage: bool
-) -> Response:
+async def _answer_stream(request: Request, gateway: Gateway, asked: Asked) -> Response:
     """The stream opens once the worker has accepted, so that a refusal still has its status."""
-    batches = gateway.backend.chat(chat_request)
+    batches = gateway.backend.chat(asked.request)
     opened = await open_stream(request, batches, gateway.settings.first_event_seconds)
-    encoder = translate.ChunkEncoder(
-        translate.Reply(chat_request.model, "chat.completion.chunk"), include_usage
+    response = EventStreamResponse(
+        opened,
+        asked.encoder,
+        asked.num_choices,
+        gateway.settings,
+        CompletionLog(asked.request.model).observe,
     )
-    log = CompletionLog(chat_request.model)
-    return EventStreamResponse(opened, encoder, chat_request.n, gateway.settings, log.observe)
+    response.headers.update(ignored_header((*asked.ignored, *opened.ignored())))
+    return response
+
+
+def ignored_header(names: Iterable[str]) -> dict[str, str]:
+    """The parameters that had no effect; names that no header can carry are quoted."""
+    quoted = [name if name.isascii() and name.isprintable() else ascii(name)[1:-1] for name in names]
+    return {IGNORED_HEADER: ", ".join(quoted)[:_MAX_HEADER]} if quoted else {}

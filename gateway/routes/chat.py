@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from gateway import translate
+from gateway import parameters
 from gateway.context import GatewayDep, RequestId
-from gateway.routes.answers import answer_json, answer_stream
-from gateway.schemas import ChatCompletionRequest
+from gateway.requests import ChatCompletionRequest
+from gateway.routes.answers import Asked, answer
+from gateway.translate import ChunkEncoder, Reply
 
 router = APIRouter(tags=["chat"])
 
@@ -18,8 +19,14 @@ async def create_chat_completion(
 ) -> Response:
     """OpenAI's chat completions, whole or as server-sent events."""
     await gateway.model(body.model)
-    chat_request = translate.chat_request(body, request_id)
-    if body.stream:
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await answer_stream(request, gateway, chat_request, include_usage)
-    return await answer_json(request, gateway, chat_request)
+    translated = parameters.chat_request(body, request_id)
+    functions = bool(body.functions)
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    asked = Asked(
+        translated.request,
+        num_choices=translated.request.n,
+        ignored=translated.ignored,
+        encoder=ChunkEncoder(Reply(body.model, "chat.completion.chunk", functions), include_usage),
+        whole=lambda collector: collector.completion(Reply(body.model, "chat.completion", functions)),
+    )
+    return await answer(request, gateway, asked)

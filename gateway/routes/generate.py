@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from gateway import translate
+from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.requests import GenerateRequest, GenerateResponse
 from gateway.routes.answers import collect
-from gateway.schemas import GenerateRequest, GenerateResponse
 
 router = APIRouter(tags=["legacy"])
 
@@ -18,5 +18,7 @@ async def generate(
 ) -> GenerateResponse:
     """One message in, one answer out, under the server's own system prompt."""
     model = (await gateway.backend.models())[0].id
-    collector = await collect(request, gateway, translate.generate_request(body.message, model, request_id))
+    collector = await collect(
+        request, gateway, parameters.generate_request(body.message, model, request_id), 1
+    )
     return GenerateResponse(response=collector.text())

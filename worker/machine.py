@@ -1,4 +1,4 @@
-"""How many cores this process may really use, and how OpenMP's threads wait for each other.
+"""The cores and memory that this process may really use, and how OpenMP's threads wait for each other.
 
 Imports nothing of llama.cpp: `tune_openmp` must run before libgomp is loaded with it.
 """
@@ -6,6 +6,7 @@ Imports nothing of llama.cpp: `tune_openmp` must run before libgomp is loaded wi
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -17,6 +18,20 @@ def available_cores(cgroup: Path = CGROUP) -> int:
     quota = _quota(cgroup)
     # Rounded down: a thread without a core of its own makes every barrier wait for it.
     return max(1, affinity if quota is None else min(affinity, int(quota)))
+
+
+def available_memory_mb(cgroup: Path = CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """MiB that could be allocated now, by the machine and by the container's limit; None where unknown."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+    except OSError:
+        found = None
+    machine = int(found[1]) // 1024 if found else None
+    try:
+        limit = int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return machine
+    return min(limit >> 20, machine) if machine is not None else limit >> 20
 
 
 def tune_openmp() -> None:

@@ -1,0 +1,164 @@
+"""Telling the model what it is asked for, where its template has no place for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.grammar_checker import GrammarChecker, vocabulary
+from tests.test_chat_template import template
+from worker.chat import AnswerReader, prepare
+from worker.chat_template import ChatTemplate
+from worker.protocol import (
+    ChatRequest,
+    InvalidRequest,
+    ReasoningDelta,
+    ResponseFormat,
+    TextDelta,
+    TokenLogprob,
+    Tool,
+    ToolCallDelta,
+    ToolUse,
+)
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = Tool("get_weather", "The weather", CITY)
+CLOCK = Tool("get_time")
+MESSAGES = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+NATIVE = MESSAGES + "{% if tools %}{{ tools | tojson }}{% endif %}"
+THINKS = MESSAGES + "{{ enable_thinking }}<think>\n"
+ARRAY = ResponseFormat({"type": "array", "items": {}})
+
+
+def request(**more: Any) -> ChatRequest:
+    return ChatRequest("id", "model", [{"role": "user", "content": "Hi"}], **more)
+
+
+def told(chat_template: ChatTemplate, asked: ChatRequest) -> str:
+    prompt = prepare(asked, chat_template, "Be kind.").prompt
+    return vocabulary().detokenize(prompt.tokens, special=True).decode()
+
+
+def checker(asked: ChatRequest, source: str | None = None) -> GrammarChecker:
+    grammar = prepare(asked, template(source), "").grammar
+    assert grammar
+    return GrammarChecker(grammar)
+
+
+def test_the_default_system_prompt_gives_way_to_the_clients() -> None:
+    own = ChatRequest(
+        "id", "model", [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}]
+    )
+    assert "Be kind." in told(template(), request())
+    assert "Be kind." not in told(template(), own)
+
+
+def test_tools_are_described_only_where_the_template_does_not_know_them() -> None:
+    asked = request(tool_use=ToolUse((WEATHER,)))
+    assert "<tools>" in told(template(), asked)
+    native = told(template(NATIVE), asked)
+    assert "<tools>" not in native
+    assert '"name": "get_weather"' in native
+
+
+def test_the_model_is_shown_the_schema_with_its_descriptions() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "description": "the first letter"}}}
+    assert "the first letter" in told(template(), request(response_format=ResponseFormat(schema)))
+    assert "Be kind." in told(template(), request(response_format=ResponseFormat(schema)))
+
+
+def test_a_required_call_is_enforced_with_its_arguments() -> None:
+    grammar = checker(request(tool_use=ToolUse((WEATHER, CLOCK), required=True)))
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    assert grammar.accepts(call)
+    assert grammar.accepts(f'{call}\n<tool_call>\n{{"name": "get_time", "arguments": {{}}}}\n</tool_call>')
+    assert not grammar.accepts(call.replace("city", "town"))
+    assert not grammar.accepts(call.replace("weather", "whether"))
+    assert not grammar.accepts("Paris is sunny.")
+
+
+def test_without_parallel_calls_there_is_exactly_one() -> None:
+    grammar = checker(request(tool_use=ToolUse((CLOCK,), required=True, parallel=False)))
+    call = '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
+    assert grammar.accepts(call)
+    assert not grammar.accepts(f"{call}\n{call}")
+
+
+def test_tools_and_a_format_allow_either() -> None:
+    asked = request(tool_use=ToolUse((CLOCK,)), response_format=ARRAY)
+    grammar = checker(asked)
+    assert grammar.accepts("[1, 2]")
+    assert grammar.accepts('<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>')
+    assert not grammar.accepts("It is late.")
+
+
+def test_thinking_may_come_before_what_is_enforced() -> None:
+    grammar = checker(request(response_format=ARRAY), THINKS)
+    assert grammar.accepts("Hm, 1 < 2.\n</think>\n\n[1]")
+    assert not grammar.accepts("[1]")
+
+
+@pytest.mark.parametrize(("strict", "refused"), [(True, True), (False, False)])
+def test_only_strict_tools_insist_on_every_constraint(strict: bool, refused: bool) -> None:
+    odd = Tool("f", None, {"type": "object", "properties": {"a": {"not": {}}}}, strict)
+    asked = request(tool_use=ToolUse((odd,), required=True))
+    if not refused:
+        assert checker(asked)
+        return
+    with pytest.raises(InvalidRequest, match="'f' cannot be enforced: at '/properties/a', 'not'") as error:
+        checker(asked)
+    assert error.value.param == "tools"
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="'not' cannot be enforced") as error:
+        checker(request(response_format=ResponseFormat({"not": {}})))
+    assert (error.value.param, error.value.code) == ("response_format", "invalid_json_schema")
+
+
+def test_template_variables_are_passed_on_and_unknown_ones_reported() -> None:
+    chat = prepare(request(reasoning_effort="none", template_kwargs={"x": 1}), template(THINKS), "")
+    assert chat.prompt.text.endswith("False<think>")
+    assert chat.ignored == ("chat_template_kwargs.x",)
+    assert chat.thinks_until == "</think>"
+    assert prepare(request(reasoning_effort="low"), template(NATIVE), "").ignored == ("reasoning_effort",)
+    with pytest.raises(InvalidRequest, match="'messages' is set by the server"):
+        prepare(request(template_kwargs={"messages": []}), template(NATIVE), "")
+
+
+def logprob(token: str) -> TokenLogprob:
+    return TokenLogprob(token, -0.5, token.encode())
+
+
+def test_log_probabilities_go_with_the_answer_and_not_with_the_thinking() -> None:
+    reader = AnswerReader(0, None, None)
+    events = reader.feed("<think>", [logprob("<think>")])
+    events += reader.feed("hm", [logprob("hm")])
+    events += reader.feed("</think>", [logprob("</think>")])
+    events += reader.feed("4", [logprob("4")])
+    assert events == [ReasoningDelta(0, "hm"), TextDelta(0, "4", (logprob("4"),))]
+    assert reader.thought == "hm"
+
+
+def test_log_probabilities_wait_for_text_that_is_held_back() -> None:
+    reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+    events = reader.feed("<tool", [logprob("<tool")]) + reader.feed("s>", [logprob("s>")])
+    assert events == [TextDelta(0, "<tools>", (logprob("<tool"), logprob("s>")))]
+
+
+def test_calls_end_an_answer_as_tool_calls_unless_it_was_cut() -> None:
+    call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
+    for engine_reason, reason in (("stop", "tool_calls"), ("length", "length")):
+        reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+        reader.feed(call)
+        assert reader.finish(engine_reason)[1] == reason  # type: ignore[arg-type]
+    assert AnswerReader(0, None, ToolUse((CLOCK,))).finish("stop")[1] == "stop"
+
+
+def test_one_call_is_enough_where_parallel_ones_are_not_wanted() -> None:
+    reader = AnswerReader(0, None, ToolUse((CLOCK,), parallel=False))
+    call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
+    events = reader.feed(call + call)
+    assert [event.call for event in events if isinstance(event, ToolCallDelta)] == [0, 0]
+    assert reader.done
