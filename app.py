@@ -67,7 +67,9 @@ def environment(settings: BaseSettings) -> dict[str, str | None]:
     return {name.upper(): str(value) for name, value in values.items()}
 
 
-def pinned(*packages: str, apt: tuple[str, ...] = (), env: dict[str, str] | None = None) -> modal.Image:
+def pinned(
+    *packages: str, apt: tuple[str, ...] = (), env: dict[str, str | None] | None = None
+) -> modal.Image:
     """Debian with `packages` at the versions of constraints.txt, and this project's two packages."""
     return (
         modal.Image.debian_slim(python_version="3.12")

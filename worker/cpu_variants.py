@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
 import llama_cpp
@@ -33,7 +34,5 @@ def loaded_variant(maps: Path = Path("/proc/self/maps")) -> str:
     """The variant in use, as ggml names it: `icelake`, `haswell`, …; `native` where it is linked in."""
     if not maps.exists():
         return "native"
-    names = {line.rpartition("/")[2] for line in maps.read_text().splitlines() if "libggml-cpu-" in line}
-    return (
-        ",".join(sorted(name.removeprefix("libggml-cpu-").removesuffix(".so") for name in names)) or "native"
-    )
+    found = re.search(r"/libggml-cpu-(\w+)\.so$", maps.read_text(), re.MULTILINE)
+    return found[1] if found else "native"
