@@ -1,12 +1,13 @@
 # make serve    serve the default model on 127.0.0.1:8000 (HOST, PORT and MODEL override)
 # make test     the whole suite, on the real model
 # make check    formatting, lint, strict types
+# make bench    against llama-server and llama_cpp.server (long; its own environments under .cache)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test check format constraints clean
+.PHONY: serve test bench check format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -28,6 +29,10 @@ serve: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet matplotlib
+	$(BIN)/python -m benchmarks levels
+
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -39,7 +44,7 @@ format: $(INSTALLED)
 
 # Pins every package, for every supported Python, with hashes. Needs uv.
 constraints:
-	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --python-version 3.11 \
+	uv pip compile pyproject.toml --extra modal --extra dev --universal --generate-hashes --python-version 3.11 \
 		--no-header --no-annotate --output-file constraints.txt
 
 clean:

@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings
-from worker.models import models_in
+from worker.models import models_in, pull
 from worker.protocol import Batch, ModelInfo, Request
 from worker.settings import WorkerSettings
 
@@ -74,6 +74,7 @@ def pinned(*packages: str, apt: tuple[str, ...] = ()) -> modal.Image:
 
 
 gateway_image = pinned("fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
+hub_image = pinned("huggingface-hub", "pydantic-settings")
 worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essential",))
 
 
@@ -116,6 +117,22 @@ class LlamaWorker:
     @modal.exit()
     def close(self) -> None:
         self.worker.close()
+
+
+@app.function(image=hub_image, volumes={str(MODELS): volume}, timeout=60 * MINUTES)
+def pull_model(repo: str, file: str) -> None:
+    """modal run app.py::pull_model --repo REPO --file FILE.gguf: from the Hugging Face Hub to the Volume."""
+    path = pull(repo, file, MODELS)
+    volume.commit()
+    print(f"{path} is on the Volume {deployment.volume_name}, {path.stat().st_size >> 20} MiB, checked.")
+    print(f"Clients call it {path.stem!r}; make it the default with MODEL_PATH={path} modal deploy app.py")
+
+
+@app.function(image=hub_image, volumes={str(MODELS): volume})
+def list_models() -> None:
+    """modal run app.py::list_models: what is on the Volume, by the name that clients send."""
+    for name, path in models_in(MODELS).items():
+        print(f"{name:40} {path.stat().st_size >> 20:8} MiB  {path}")
 
 
 def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:

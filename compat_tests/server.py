@@ -19,20 +19,27 @@ START_SECONDS = 120
 
 
 @dataclass
-class ServerProcess:
-    """A running `llama-gateway serve`; `output` grows with what it prints."""
+class Server:
+    """Anything that speaks the API; `base_url` ends in /v1."""
 
-    process: subprocess.Popen[str]
     base_url: str = ""
-    output: list[str] = field(default_factory=list)
-    _banner: threading.Event = field(default_factory=threading.Event)
+    api_key: str = "unused"
 
     @property
     def url(self) -> str:
         return self.base_url.removesuffix("/v1")
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.base_url, api_key="unused", max_retries=0)
+        return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0)
+
+
+@dataclass(kw_only=True)
+class ServerProcess(Server):
+    """A running `llama-gateway serve`; `output` grows with what it prints."""
+
+    process: subprocess.Popen[str]
+    output: list[str] = field(default_factory=list)
+    _banner: threading.Event = field(default_factory=threading.Event)
 
     def printed(self) -> str:
         return "".join(self.output)
@@ -55,7 +62,7 @@ class ServerProcess:
 def running_server(*arguments: str, **environment: str) -> Iterator[ServerProcess]:
     """`llama-gateway serve --port 0 …`, ready to answer; stopped by SIGTERM on leaving."""
     command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", *arguments]
-    server = ServerProcess(start(command, environment))
+    server = ServerProcess(process=start(command, environment))
     reader = threading.Thread(target=server.read_output)
     reader.start()
     try:

@@ -11,15 +11,13 @@ import sys
 from collections.abc import Iterator
 
 import httpx
+import modal
 import pytest
+from modal.client import Client
+from modal_proto import api_pb2
 
-modal = pytest.importorskip("modal")
-
-from modal.client import Client  # noqa: E402
-from modal_proto import api_pb2  # noqa: E402
-
-from compat_tests.modal_emulator import ModalEmulator, UnsupportedClientError  # noqa: E402
-from compat_tests.modal_emulator.testing import (  # noqa: E402
+from compat_tests.modal_emulator import ModalEmulator, UnsupportedClientError
+from compat_tests.modal_emulator.testing import (
     GREETING,
     SAMPLE_APP,
     SECRET,

@@ -6,14 +6,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import modal
 import pytest
+from modal.client import Client
 
-modal = pytest.importorskip("modal")
-
-from modal.client import Client  # noqa: E402
-
-from compat_tests.modal_emulator import ContainerInfo, ModalEmulator  # noqa: E402
-from compat_tests.modal_emulator.testing import (  # noqa: E402
+from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
+from compat_tests.modal_emulator.testing import (
     SAMPLE_APP,
     emulator_with_sample,
     furnish,

@@ -8,14 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import modal
 import pytest
+from modal.client import Client
 
-modal = pytest.importorskip("modal")
-
-from modal.client import Client  # noqa: E402
-
-from compat_tests.modal_emulator import ModalEmulator, mounts  # noqa: E402
-from compat_tests.modal_emulator.blobs import BLOCK_SIZE  # noqa: E402
+from compat_tests.modal_emulator import ModalEmulator, mounts
+from compat_tests.modal_emulator.blobs import BLOCK_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +89,8 @@ def test_a_dict_remembers(client: Client) -> None:
 
 
 def test_an_rpc_that_is_not_emulated_says_so_by_name(client: Client) -> None:
-    with pytest.raises(modal.exception.Error, match="does not know ImageFromId"):
-        modal.Image.from_id("im-1", client=client).hydrate()
+    with pytest.raises(modal.exception.Error, match="does not know EnvironmentList"):
+        modal.environments.list_environments(client=client)
 
 
 # How a volume comes to its mount path

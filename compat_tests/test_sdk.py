@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from compat_tests.server import ServerProcess
+from compat_tests.server import Server
 
 CAPITAL: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
@@ -58,9 +58,11 @@ def test_the_streaming_helper_assembles_the_message(client: openai.OpenAI, model
     assert "Paris" in (final.choices[0].message.content or "")
 
 
-def test_many_async_clients_are_all_answered(server: ServerProcess, model: str) -> None:
+def test_many_async_clients_are_all_answered(server: Server, model: str) -> None:
     async def ask_all() -> list[str]:
-        async with openai.AsyncOpenAI(base_url=server.base_url, api_key="unused", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            base_url=server.base_url, api_key=server.api_key, max_retries=0
+        ) as client:
 
             async def ask(number: int) -> str:
                 reply = await client.chat.completions.create(

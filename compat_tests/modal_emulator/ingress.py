@@ -54,9 +54,10 @@ class Ingress:
             await send(message)
             if message["type"] == "http.response.body" and not message["more_body"]:
                 return
-        if started:
-            raise ConnectionAbortedError("The container was lost in the middle of its answer")
-        await _respond_500(send, call)
+        if not started:
+            await _respond_500(send, call)
+        elif call.outputs[-1].result.status != api_pb2.GenericResult.GENERIC_STATUS_SUCCESS:
+            raise ConnectionAbortedError("The app failed, or its container was lost, in mid-answer")
 
     async def _messages(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         """What the app sends, until the input is finished and all of it has been read."""

@@ -1,0 +1,90 @@
+"""Finding, checking, converting and downloading model files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import llama_cpp
+import pytest
+
+from tests.fake_hub import serving_hub
+from worker.models import ModelFileError, check_model_file, default_model, models_in, quantize
+
+TINY_GGUF = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2 + b"rest"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway.cli", *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def test_models_are_named_by_their_file(tmp_path: Path) -> None:
+    files = [
+        "a.gguf",
+        "x/same.gguf",
+        "y/same.gguf",
+        "big-00001-of-00002.gguf",
+        "big-00002-of-00002.gguf",
+        "n.txt",
+    ]
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert set(models_in(tmp_path)) == {"a", "x/same", "y/same", "big-00001-of-00002"}
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", TINY_GGUF[:20], b"PK\x03\x04 something else entirely"])
+def test_what_is_no_model_is_told_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"not a GGUF file|truncated"):
+        check_model_file(path)
+
+
+def test_the_default_model_is_converted_to_a_fast_type_once() -> None:
+    path = default_model()
+    modified = path.stat().st_mtime_ns
+    assert default_model() == path
+    assert path.stat().st_mtime_ns == modified
+    llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    assert llama.metadata["general.file_type"] == str(llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)
+    llama.close()
+
+
+def test_converting_shows_progress_and_leaves_a_whole_file(tmp_path: Path) -> None:
+    target = tmp_path / "q8.gguf"
+    ended = run("quantize", str(default_model()), str(target), "--type", "Q8_0")
+    assert ended.returncode == 0, ended.stderr
+    assert "blk.29" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["q8.gguf"]
+    assert check_model_file(target)
+
+
+def test_an_unknown_type_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="'Q3_NEW'"):
+        quantize(default_model(), tmp_path / "out.gguf", "Q3_NEW")
+
+
+def test_pull_downloads_checks_and_says_how_to_serve(tmp_path: Path) -> None:
+    with serving_hub({"small.gguf": TINY_GGUF}) as hub:
+        ended = run("pull", "me/models", "small.gguf", "--folder", str(tmp_path), HF_ENDPOINT=hub)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "small.gguf").read_bytes() == TINY_GGUF
+    assert f"--model {tmp_path / 'small.gguf'}" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "damaged", "says"), [("none.gguf", False, "me/models"), ("small.gguf", True, "SHA-256")]
+)
+def test_pull_leaves_nothing_that_cannot_be_served(
+    tmp_path: Path, file: str, damaged: bool, says: str
+) -> None:
+    with serving_hub({"small.gguf": TINY_GGUF}, damaged=damaged) as hub:
+        ended = run("pull", "me/models", file, "--folder", str(tmp_path), HF_ENDPOINT=hub)
+    assert ended.returncode == 2
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.glob("*.gguf")) == []
