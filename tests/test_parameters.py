@@ -37,9 +37,9 @@ TIME = {"type": "function", "function": {"name": "get_time"}}
 
 OPENAI_PARAMETERS = (
     "messages model audio frequency_penalty function_call functions logit_bias logprobs "
-    "max_completion_tokens max_tokens metadata modalities moderation n parallel_tool_calls prediction presence_penalty "
-    "prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format "
-    "safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools "
+    "max_completion_tokens max_tokens metadata modalities moderation n parallel_tool_calls "
+    "prediction presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention "
+    "reasoning_effort response_format safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools "
     "top_logprobs top_p user verbosity web_search_options"
 )
 
@@ -296,16 +296,7 @@ def test_thoughts_and_calls_in_a_stream(client: httpx.Client, backend: ScriptedB
     assert deltas[1:4] == [{"reasoning_content": "Hm"}, {"reasoning_content": "m."}, {"content": "I look."}]
     begun = {"name": "get_weather", "arguments": ""}
     assert deltas[4:6] == [
-        {
-            "tool_calls": [
-                {
-                    "index": 0,
-                    "id": "call_1",
-                    "type": "function",
-                    "function": {"name": "get_weather", "arguments": ""},
-                }
-            ]
-        },
+        {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": begun}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": '}}]},
     ]
 
