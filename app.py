@@ -6,6 +6,7 @@
 Everything is set by environment variables at deploy time; the README has the table.
 """
 
+import os
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -119,7 +120,12 @@ class LlamaWorker:
         self.worker.close()
 
 
-@app.function(image=hub_image, volumes={str(MODELS): volume}, timeout=60 * MINUTES)
+@app.function(
+    image=hub_image,
+    volumes={str(MODELS): volume},
+    env={name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ},
+    timeout=60 * MINUTES,
+)
 def pull_model(repo: str, file: str) -> None:
     """modal run app.py::pull_model --repo REPO --file FILE.gguf: from the Hugging Face Hub to the Volume."""
     path = pull(repo, file, MODELS)

@@ -76,6 +76,9 @@ class FakeModelRunner:
         assert length <= len(self.cells[source])
         self.cells[target] = self.cells[source][:length]
 
+    def swap(self, left: int, right: int) -> None:
+        self.cells[left], self.cells[right] = self.cells[right], self.cells[left]
+
     def save(self, slot: int) -> list[int]:
         return list(self.cells[slot])
 

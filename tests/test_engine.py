@@ -158,6 +158,24 @@ def test_a_pinned_prefix_is_never_evicted(copies_are_free: bool) -> None:
     assert fetched(sequence) == Output(text_of(continuation([*prefix, 7], 2)), finish_reason="length")
 
 
+def test_a_lasting_hole_between_busy_slots_is_closed_and_loses_nothing() -> None:
+    runner = FakeModelRunner(num_slots=4)
+    engine = make_engine(runner)
+    sequences = [submit(engine, make_sequence([i, i], max_tokens=3 if i == 2 else 20)) for i in range(1, 5)]
+    short = sequences.pop(1)
+    while short.state is not State.FINISHED:
+        engine.step()
+    engine.step()
+    assert [s.slot for s in sequences] == [0, 2, 3]  # somebody may come
+    engine.step()
+    assert [s.slot for s in sequences] == [0, 2, 1]
+    again = submit(engine, make_sequence([2, 2, *short.tokens[2:4], 9], max_tokens=1))
+    run(engine)
+    assert again.num_cached == 4
+    for i, sequence in zip((1, 3, 4), sequences, strict=True):
+        assert fetched(sequence) == Output(text_of(continuation([i, i], 20)), finish_reason="length")
+
+
 @pytest.mark.parametrize("when", ["inbox", "queue", "prefill", "decode", "finished"])
 def test_abort_frees_the_slot_within_one_step(when: str) -> None:
     engine = make_engine(FakeModelRunner(num_slots=1, max_batch=8))

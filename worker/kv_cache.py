@@ -25,6 +25,7 @@ class Slot:
     owner: Sequence | None = None
     cached: list[int] = field(default_factory=list)  # what the last owner left
     last_used: int = 0
+    idle_steps: int = 0  # for how many steps it has been a hole between busy slots
 
     @property
     def tokens(self) -> list[int]:
@@ -90,9 +91,31 @@ class KVCache:
         assert slot.owner is sequence
         if sequence.donor is None:
             slot.cached = sequence.tokens[: sequence.num_computed]
-        slot.owner = None
+        slot.owner, slot.idle_steps = None, 0
         self._clock += 1
         slot.last_used = self._clock
+
+    def close_gap(self) -> None:
+        """Let the last busy slot's sequence change places with what an idle slot between busy ones holds.
+
+        llama.cpp computes only neighbouring slots together, and an idle one between them costs a token in
+        every step. A hole that has just opened is left alone, since who comes next will fill it.
+        """
+        busy = [slot for slot in self.slots if slot.owner is not None]
+        if self.runner.copies_are_free or len(busy) < 2:
+            return
+        last = busy[-1]
+        holes = [s for s in self.slots[busy[0].index : last.index] if s.owner is None]
+        hole = next((s for s in holes if s.idle_steps > 0), None)
+        for slot in holes:
+            slot.idle_steps += 1
+        if hole is None or last.owner is None or last.owner.donor is not None:
+            return
+        self.runner.swap(hole.index, last.index)
+        hole.cached, last.cached = last.cached, hole.cached
+        hole.last_used, last.last_used = last.last_used, hole.last_used
+        hole.owner, last.owner = last.owner, None
+        hole.owner.slot = hole.index
 
     def discard(self, sequence: Sequence) -> None:
         """Empty the slot of a sequence whose cells cannot be trusted; it stays the owner."""

@@ -85,6 +85,8 @@ class ModelRunner(Protocol):
         """Make `target` hold the first `length` tokens of `source`, and nothing else."""
         ...
 
+    def swap(self, left: int, right: int) -> None: ...
+
     def save(self, slot: int) -> Any:
         """The slot's cells as something `load` takes, kept for as long as the runner lives."""
         ...
@@ -242,6 +244,17 @@ class LlamaRunner:
         else:
             # llama_memory_seq_cp would copy the whole stream, used or not; a state is as long as its tokens.
             self.load(self.save(source), target, length)
+
+    def swap(self, left: int, right: int) -> None:
+        lengths = self._lengths[left], self._lengths[right]
+        states = [
+            self.save(slot) if length else None for slot, length in zip((left, right), lengths, strict=True)
+        ]
+        for slot, state, length in zip((right, left), states, lengths, strict=True):
+            if state is None:
+                self.truncate(slot, 0)
+            else:
+                self.load(state, slot, length)
 
     def save(self, slot: int) -> Any:
         if self.copies_are_free:

@@ -64,12 +64,11 @@ def pull(repo: str, file: str, folder: Path) -> Path:
     Progress is shown on stderr. A file that is there already, and whole, is not downloaded again.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         expected = get_hf_file_metadata(hf_hub_url(repo, file))
         path = Path(hf_hub_download(repo, file, local_dir=folder))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the Hub's own, those of its HTTP client, the disk's
         raise ModelFileError(
             f"{file} could not be downloaded from {repo}: {error} Check both names on the Hub; for a private "
             "or gated repository set HF_TOKEN."

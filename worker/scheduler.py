@@ -42,6 +42,7 @@ class Scheduler:
         """Admit who fits, then spend the step's token budget: decodes first, then prompts in order."""
         self._admit()
         self._fill_from_donors()
+        self.kv_cache.close_gap()
         decoding = [s for s in self.running if not s.is_prefill]
         scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
         budget = self.max_batch - len(scheduled)
