@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from itertools import count, pairwise
 from typing import Any
 
-from worker.cores import available_cores
 from worker.llama import BatchedLlama
+from worker.machine import available_cores
 from worker.model_runner import Chunk, LlamaRunner
 
 SYSTEM = (
