@@ -6,6 +6,7 @@
 Everything is set by environment variables at deploy time; the README has the table.
 """
 
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -43,6 +44,9 @@ class Deployment(BaseSettings):
     scaledown_window: int = Field(
         default=5 * MINUTES, ge=2, le=3600, description="seconds a worker idles before it stops"
     )
+    region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
+    nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs 3 times")
+    gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; set N_GPU_LAYERS=-1")
     request_timeout: int = Field(default=10 * MINUTES, ge=1, description="seconds one request may take")
 
 
@@ -63,20 +67,28 @@ def environment(settings: BaseSettings) -> dict[str, str | None]:
     return {name.upper(): str(value) for name, value in values.items()}
 
 
-def pinned(*packages: str, apt: tuple[str, ...] = ()) -> modal.Image:
+def pinned(
+    *packages: str, apt: tuple[str, ...] = (), env: dict[str, str | None] | None = None
+) -> modal.Image:
     """Debian with `packages` at the versions of constraints.txt, and this project's two packages."""
     return (
         modal.Image.debian_slim(python_version="3.12")
         .apt_install(*apt)
         .add_local_file(CONSTRAINTS, "/constraints.txt", copy=True)
-        .uv_pip_install(*packages, extra_options="--constraint /constraints.txt")
+        .uv_pip_install(*packages, extra_options="--constraint /constraints.txt", env=env)
         .add_local_python_source("gateway", "worker")
     )
 
 
 gateway_image = pinned("fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
 hub_image = pinned("huggingface-hub", "pydantic-settings")
-worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essential",))
+worker_image = pinned(
+    "llama-cpp-python",
+    "pydantic-settings",
+    apt=("build-essential",),
+    # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
+    env={"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"},
+)
 
 
 @app.cls(
@@ -89,6 +101,9 @@ worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essen
     max_containers=deployment.max_containers,
     buffer_containers=deployment.buffer_containers,
     scaledown_window=deployment.scaledown_window,
+    region=deployment.region,
+    nonpreemptible=deployment.nonpreemptible,
+    gpu=deployment.gpu,
     timeout=deployment.request_timeout,
     startup_timeout=10 * MINUTES,
 )
@@ -105,6 +120,7 @@ class LlamaWorker:
     def load(self) -> None:
         from worker.service import Worker, load_llama
 
+        logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
         self.worker = Worker(load_llama(settings), settings)
 

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from gateway import errors
+from gateway import errors, openapi
 from gateway.auth import KeyRing, RequireKey
 from gateway.backends import Backend
 from gateway.context import Gateway
@@ -39,5 +39,6 @@ def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
     app.state.gateway = Gateway(backend, settings)
     errors.install(app)
     for routes in (chat, completions, generate, models, ops):
-        app.include_router(routes.router)
+        app.include_router(routes.router, responses=openapi.ERROR_RESPONSES)
+    openapi.install(app, openapi.ChatCompletionChunk)
     return app

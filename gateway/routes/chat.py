@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.openapi import ChatCompletion, ChatCompletionChunk, either_whole_or_stream
 from gateway.requests import ChatCompletionRequest
 from gateway.routes.answers import Asked, answer
 from gateway.translate import ChunkEncoder, Reply
@@ -13,7 +14,7 @@ from gateway.translate import ChunkEncoder, Reply
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=either_whole_or_stream(ChatCompletion, ChatCompletionChunk))
 async def create_chat_completion(
     body: ChatCompletionRequest, request: Request, gateway: GatewayDep, request_id: RequestId
 ) -> Response:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.openapi import TextCompletion, either_whole_or_stream
 from gateway.requests import TextCompletionRequest
 from gateway.routes.answers import Asked, answer
 from gateway.text_completions import TextChunkEncoder, text_completion, text_reply
@@ -13,7 +14,7 @@ from gateway.text_completions import TextChunkEncoder, text_completion, text_rep
 router = APIRouter(tags=["completions"])
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=either_whole_or_stream(TextCompletion, TextCompletion))
 async def create_completion(
     body: TextCompletionRequest, request: Request, gateway: GatewayDep, request_id: RequestId
 ) -> Response:
