@@ -30,7 +30,6 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet matplotlib
 	$(BIN)/python -m benchmarks levels
 
 check: $(INSTALLED)
