@@ -105,7 +105,8 @@ Results = dict[int, dict[str, Summary]]  # clients -> peer -> median summary
 
 HEADER = (
     f"{'clients':>7} {'peer':<14} {'tok/s':>7} {'req/s':>6} {'TTFT p50/p95/p99 s':>20} "
-    f"{'ITL p50/p95/p99 ms':>20} {'tok/req':>7} {'errors':>6} {'RSS MiB':>8} {'CPU server/client/others':>25} {'runs':>4}"
+    f"{'ITL p50/p95/p99 ms':>20} {'tok/req':>7} {'errors':>6} {'RSS MiB':>8} {'CPU server/client/others':>25}"
+    f" {'runs':>4}"
 )
 
 
