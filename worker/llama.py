@@ -20,6 +20,7 @@ import numpy as np  # noqa: E402
 from llama_cpp.llama_grammar import LlamaGrammar  # noqa: E402
 
 from worker.completion import CompletionStream  # noqa: E402
+from worker.cpu_variants import load_cpu_variant  # noqa: E402
 from worker.detokenizer import Detokenizer, LlamaVocabulary  # noqa: E402
 from worker.engine import Engine, EngineStats  # noqa: E402
 from worker.llama_samplers import Grammar, mirostat_chain, typical_chain  # noqa: E402
@@ -55,6 +56,7 @@ class BatchedLlama(llama_cpp.Llama):
         # The parent's own context is not used for completions: as small as it can be.
         n_threads = n_threads or available_cores()
         kwargs.setdefault("verbose", False)
+        load_cpu_variant()
         super().__init__(
             model_path,
             n_ctx=256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from itertools import takewhile
@@ -12,9 +13,10 @@ from worker.answer import Answer, PlainReader
 from worker.chat import prepare
 from worker.chat_handler import ChatHandler
 from worker.chat_template import ChatTemplate
+from worker.cpu_variants import loaded_variant
 from worker.llama import BatchedLlama
 from worker.messages import with_system_prompt
-from worker.models import ModelFileError, check_model_file
+from worker.models import ModelFileError, check_model_file, slow_type_notice
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -27,10 +29,13 @@ from worker.protocol import (
 )
 from worker.settings import WorkerSettings
 
+log = logging.getLogger("worker")
+
 
 def load_llama(settings: WorkerSettings) -> BatchedLlama:
     """The model, loaded once. Raises ModelFileError with a sentence that says what to do."""
     path = check_model_file(settings.model_path)
+    started = time.perf_counter()
     try:
         llama = BatchedLlama(
             str(path),
@@ -49,10 +54,18 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
             f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
         ) from error
+    loaded = time.perf_counter()
     template = ChatTemplate(llama)
     llama.chat_handler = ChatHandler(template)
     if settings.llm_prefix_cache and settings.system_prompt:
         llama.prefill_prefix(system_prefix(template, settings.system_prompt))
+    log.info(
+        "%s: %d slots of %d tokens, CPU variant %s; loaded in %.2f s, system prompt prefilled in %.2f s",
+        *(path.name, llama.num_slots, llama.context_length, loaded_variant()),
+        *(loaded - started, time.perf_counter() - loaded),
+    )
+    if notice := slow_type_notice(path, llama.metadata):
+        log.warning(notice)
     return llama
 
 

@@ -52,7 +52,7 @@ class Container:
     stopped: bool = False
     idle_timer: asyncio.TimerHandle | None = None
     failure: api_pb2.GenericResult | None = None
-    cancelled: list[str] = field(default_factory=list)
+    cancelled: set[str] = field(default_factory=set)
     cancel_signal: Signal = field(default_factory=Signal)
     exited: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -85,7 +85,7 @@ class Container:
 
     def cancel_input(self, item: Input) -> None:
         """Tell the container; if the input still runs after `CANCEL_GRACE`, the container is killed."""
-        self.cancelled.append(item.input_id)
+        self.cancelled.add(item.input_id)
         self.cancel_signal.notify()
         asyncio.get_running_loop().call_later(CANCEL_GRACE, self._kill_if_running, item)
 

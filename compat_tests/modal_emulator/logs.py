@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -31,7 +32,9 @@ class LogService:
             file.write(prefixed + "\n")
         if self.echo:
             self.echo(prefixed)
-        item = api_pb2.TaskLogs(data=line + "\n", file_descriptor=api_pb2.FILE_DESCRIPTOR_STDOUT)
+        item = api_pb2.TaskLogs(
+            data=line + "\n", file_descriptor=api_pb2.FILE_DESCRIPTOR_STDOUT, timestamp=time.time()
+        )
         self._add(app_id, api_pb2.TaskLogsBatch(task_id=task_id, function_id=function_id, items=[item]))
 
     def finish(self, app_id: str) -> None:
@@ -43,6 +46,17 @@ class LogService:
         batch.entry_id = str(len(app_log.batches) + 1)
         app_log.batches.append(batch)
         app_log.changed.notify()
+
+    async def AppFetchLogs(
+        self, request: api_pb2.AppFetchLogsRequest, _: Caller
+    ) -> api_pb2.AppFetchLogsResponse:
+        """The last lines that an app, or one of its containers, printed; whatever the times asked for."""
+        batches = [
+            batch
+            for batch in self.apps[request.app_id].batches
+            if batch.items and request.task_id in ("", batch.task_id)
+        ]
+        return api_pb2.AppFetchLogsResponse(batches=batches[-(request.limit or 100) :])
 
     async def AppGetLogs(
         self, request: api_pb2.AppGetLogsRequest, _: Caller

@@ -69,13 +69,14 @@ class RuntimeService:
     async def ContainerHeartbeat(
         self, request: api_pb2.ContainerHeartbeatRequest, caller: Caller
     ) -> api_pb2.ContainerHeartbeatResponse:
+        """Tells a cancellation until the input has ended: one answer may reach a container too late."""
         container = self.scheduler.container(caller.task_id)
-        if not container.cancelled:
+        if not container.cancelled & container.active.keys():
             await container.cancel_signal.wait(HEARTBEAT_POLL)
-        if not container.cancelled:
+        cancelled = container.cancelled & container.active.keys()
+        if not cancelled:
             return api_pb2.ContainerHeartbeatResponse()
-        event = api_pb2.CancelInputEvent(input_ids=container.cancelled)
-        container.cancelled = []
+        event = api_pb2.CancelInputEvent(input_ids=sorted(cancelled))
         return api_pb2.ContainerHeartbeatResponse(cancel_input_event=event)
 
     async def TaskResult(self, request: api_pb2.TaskResultRequest, caller: Caller) -> None:

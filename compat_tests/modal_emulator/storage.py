@@ -84,12 +84,12 @@ class SecretService:
         return api_pb2.SecretGetOrCreateResponse(secret_id=secret_id, metadata=metadata)
 
     async def SecretList(self, request: api_pb2.SecretListRequest, _: Caller) -> api_pb2.SecretListResponse:
-        items = []
-        if not request.pagination.created_before or request.pagination.created_before > 1:
-            items = [
-                api_pb2.SecretListItem(label=name, secret_id=secret_id, created_at=1)
-                for name, secret_id in self.names.items()
-            ]
+        items = [
+            api_pb2.SecretListItem(
+                label=name, secret_id=secret_id, metadata=api_pb2.SecretMetadata(name=name)
+            )
+            for name, secret_id in self.names.items()
+        ]
         return api_pb2.SecretListResponse(items=items)
 
 
@@ -143,6 +143,13 @@ class VolumeService:
 
     async def VolumeReload(self, request: api_pb2.VolumeReloadRequest, _: Caller) -> None:
         self.directory(request.volume_id)
+
+    async def VolumeList(self, request: api_pb2.VolumeListRequest, _: Caller) -> api_pb2.VolumeListResponse:
+        items = [
+            api_pb2.VolumeListItem(label=metadata.name, volume_id=volume_id, metadata=metadata)
+            for volume_id, metadata in self.volumes.items()
+        ]
+        return api_pb2.VolumeListResponse(items=items)
 
     async def VolumeHeartbeat(self, request: api_pb2.VolumeHeartbeatRequest, _: Caller) -> None:
         return None

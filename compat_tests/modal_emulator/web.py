@@ -36,7 +36,13 @@ class HttpServer:
     async def start(cls, app: Callable[..., Awaitable[Any]], port: int = 0) -> HttpServer:
         listener = listen(port)
         config = uvicorn.Config(
-            app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=1
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
