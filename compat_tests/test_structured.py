@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionFunctionToolParam
 from pydantic import BaseModel, Field
 
 from compat_tests import strict
-from compat_tests.server import ServerProcess
+from compat_tests.server import Server
 
 WEATHER: ChatCompletionFunctionToolParam = {
     "type": "function",
@@ -47,14 +47,14 @@ class Animal(BaseModel):
     legs: int = Field(ge=0, le=4)
 
 
-def chat(server: ServerProcess, model: str, **request: Any) -> httpx.Response:
+def chat(server: Server, model: str, **request: Any) -> httpx.Response:
     body = {"model": model, "max_tokens": 120, **request}
     return httpx.post(f"{server.base_url}/chat/completions", json=body, timeout=120)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_an_answer_is_valid_by_its_schema(server: ServerProcess, model: str, stream: bool, seed: int) -> None:
+def test_an_answer_is_valid_by_its_schema(server: Server, model: str, stream: bool, seed: int) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
     messages = [{"role": "user", "content": "Invent a person."}]
     response = chat(server, model, messages=messages, response_format=form, stream=stream, seed=seed)
@@ -67,7 +67,7 @@ def test_an_answer_is_valid_by_its_schema(server: ServerProcess, model: str, str
     jsonschema.validate(json.loads(content), PERSON)
 
 
-def test_an_answer_cut_by_length_says_so(server: ServerProcess, model: str) -> None:
+def test_an_answer_cut_by_length_says_so(server: Server, model: str) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
     messages = [{"role": "user", "content": "Invent a person."}]
     response = chat(server, model, messages=messages, response_format=form, max_tokens=4)
@@ -137,7 +137,7 @@ def test_a_schema_that_cannot_be_enforced_is_a_400_that_says_which_part(
     ids=["required", "named"],
 )
 def test_a_forced_tool_is_called_with_valid_arguments(
-    server: ServerProcess, model: str, choice: Any, stream: bool
+    server: Server, model: str, choice: Any, stream: bool
 ) -> None:
     request = {"messages": ASK, "tools": [WEATHER], "tool_choice": choice, "parallel_tool_calls": False}
     response = chat(server, model, **request, stream=stream)

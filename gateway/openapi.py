@@ -70,6 +70,7 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    annotations: list[dict[str, Any]]
     reasoning_content: str = ""
     tool_calls: list[ToolCallResult] = []
     function_call: FunctionResult | None = None

@@ -158,7 +158,12 @@ class _Choice:
     def message(self, reply: Reply) -> dict[str, Any]:
         text = "".join(self.text)
         content = None if self.calls and not text else text
-        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": content,
+            "refusal": None,
+            "annotations": [],
+        }
         if self.reasoning:
             message["reasoning_content"] = "".join(self.reasoning)
         if self.calls and reply.functions:

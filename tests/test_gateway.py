@@ -65,7 +65,7 @@ def test_a_completion_has_every_required_key(client: httpx.Client) -> None:
     assert body["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": "Hello", "refusal": None},
+            "message": {"role": "assistant", "content": "Hello", "refusal": None, "annotations": []},
             "logprobs": None,
             "finish_reason": "stop",
         }

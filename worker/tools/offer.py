@@ -12,7 +12,7 @@ from worker.grammar.json_schema import SchemaGrammar
 from worker.grammar.schema_algebra import SchemaError
 from worker.protocol import InvalidRequest, Tool, ToolUse
 
-MAX_CALLS = 16  # in one answer that has to call; small models would go on for ever
+MAX_CALLS = 8  # in one answer that has to call; small models would go on for ever
 
 _INSTRUCTIONS = """\
 # Tools

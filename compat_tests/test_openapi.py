@@ -1,0 +1,103 @@
+"""The OpenAPI document and the running thing, held against public checkers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from compat_tests.environments import python_environment
+from compat_tests.server import Server, running_server
+from tests.serving import ScriptedBackend, serving
+
+HOOKS = Path(__file__).parent / "schemathesis_hooks.py"
+LLM_COMPLY = "llm-comply==0.5.0"
+SCHEMATHESIS = "schemathesis==4.32.5"
+
+
+def test_the_document_tells_of_every_error_and_of_streams() -> None:
+    with serving(ScriptedBackend()) as url:
+        document = httpx.get(f"{url}/openapi.json").json()
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert {"200", "400", "401", "404", "429", "500", "503"} <= set(operation["responses"])
+            assert "422" not in operation["responses"]
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+    assert {"ChatCompletionChunk", "ErrorResponse"} <= references
+
+
+def fuzzed(url: str, model: str, *, max_examples: int) -> tuple[int, str]:
+    """How many cases schemathesis sent, none of which may show a failure, and what it printed."""
+    command = [
+        str(python_environment(SCHEMATHESIS) / "schemathesis"),
+        "run",
+        f"{url}/openapi.json",
+        f"--max-examples={max_examples}",
+        "--checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        "--phases=coverage,fuzzing",
+        "--continue-on-failure",
+        "--no-shrink",
+        "--no-color",
+        "--request-timeout=100",
+        "--seed=1",
+    ]
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS), "SERVED_MODEL": model}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HOOKS.parent)
+    cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+    assert cases
+    return int(cases[1]), done.stdout
+
+
+@pytest.mark.clients
+@pytest.mark.timeout(900)
+def test_two_thousand_strange_requests_are_answered_as_documented() -> None:
+    with serving(ScriptedBackend()) as url:
+        cases, _ = fuzzed(url, "test-model", max_examples=150)
+    assert cases >= 2000
+
+
+@pytest.mark.clients
+@pytest.mark.timeout(1800)
+def test_strange_requests_do_not_upset_the_real_worker(model: str) -> None:
+    with running_server(LLM_CTX="64", LLM_SLOTS="4") as server:
+        fuzzed(server.url, model, max_examples=20)
+        httpx.get(f"{server.url}/health").raise_for_status()
+
+
+@pytest.mark.timeout(600)
+def test_llm_comply_passes_all_that_a_text_model_can() -> None:
+    """Nine cases: one needs a model that sees, one is only for OpenAI's own reasoning models.
+
+    They sample at temperature 1 without a limit, so a small model sometimes talks until the context ends
+    where `stop` is expected: each case has to pass in one of three runs.
+    """
+    passed: set[str] = set()
+    with running_server(LLM_CTX="512", LLM_SLOTS="4") as server:
+        for _ in range(3):
+            results = complied(server)
+            assert results["chat-image-input"] == "failed"
+            assert results["chat-reasoning-summary"] == "skipped"
+            assert len(results) == 9
+            passed |= {name for name, status in results.items() if status == "passed"}
+            if len(passed) == 7:
+                return
+    pytest.fail(f"only {sorted(passed)} passed")
+
+
+def complied(server: Server) -> dict[str, Any]:
+    with server.client() as client:
+        model = client.models.list().data[0].id
+    command = [str(python_environment(LLM_COMPLY) / "llm-comply"), "--format", "openai-chat", "--json"]
+    command += ["-u", server.base_url, "-k", "unused", "-m", model, "--timeout", "300"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return {result["id"]: result["status"] for result in json.loads(done.stdout)["results"]}
