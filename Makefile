@@ -34,7 +34,6 @@ test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet matplotlib
 	$(BIN)/python -m benchmarks levels
 
 check: $(INSTALLED)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import modal
@@ -16,7 +20,7 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
-from compat_tests.modal_emulator import ModalEmulator, UnsupportedClientError
+from compat_tests.modal_emulator import ModalEmulator, UnsupportedClientError, container
 from compat_tests.modal_emulator.testing import (
     GREETING,
     SAMPLE_APP,
@@ -208,26 +212,7 @@ def test_modal_run_prints_the_result_and_the_containers_output(emulator: ModalEm
 
 
 def test_run_by_hand_it_says_how_to_deploy_and_ends_with_its_containers() -> None:
-    command = [sys.executable, "-m", "compat_tests.modal_emulator", "--port", "0", "--web-port", "0"]
-    command += ["--secret", "sample-secret:SAMPLE_KEY=by hand"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        environment = dict(os.environ)
-        for line in process.stdout:
-            if line.startswith("  export "):
-                name, _, value = line.removeprefix("  export ").strip().partition("=")
-                environment[name] = value
-            if line.startswith("Volumes are directories under "):
-                volumes = line.removeprefix("Volumes are directories under ").strip()
-            if line.startswith("Ctrl-C"):
-                break
-        deploy = [sys.executable, "-m", "modal", "deploy", str(SAMPLE_APP)]
-        deployed = subprocess.run(deploy, env=environment, capture_output=True, text=True, check=True)
-        [url] = [word for word in deployed.stdout.split() if word.startswith("http://127.0.0.1:")]
-        os.makedirs(f"{volumes}/sample-data", exist_ok=True)
-        with open(f"{volumes}/sample-data/greeting.txt", "w") as file:
-            file.write(GREETING)
-        described = httpx.get(f"{url}/describe", timeout=60).json()
+    with by_hand() as (process, described):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
     assert described["key"] == "by hand"
@@ -235,3 +220,41 @@ def test_run_by_hand_it_says_how_to_deploy_and_ends_with_its_containers() -> Non
     assert "worker entered" in output
     with pytest.raises(ProcessLookupError):
         os.kill(described["pid"], 0)
+
+
+@pytest.mark.skipif(not container.LIFELINE, reason="setpriv is not installed")
+def test_containers_do_not_outlive_an_emulator_that_is_killed() -> None:
+    with by_hand() as (process, described):
+        handle = os.pidfd_open(described["pid"])
+        process.kill()
+        process.communicate(timeout=60)
+    ended, _, _ = select.select([handle], [], [], 60)
+    os.close(handle)
+    assert ended
+
+
+@contextlib.contextmanager
+def by_hand() -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """The emulator as a process, the sample app deployed by its instructions, and an answer of its worker."""
+    command = [sys.executable, "-m", "compat_tests.modal_emulator", "--port", "0", "--web-port", "0"]
+    command += ["--secret", "sample-secret:SAMPLE_KEY=by hand"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        environment, volumes = dict(os.environ), Path()
+        for line in process.stdout:
+            if line.startswith("  export "):
+                name, _, value = line.removeprefix("  export ").strip().partition("=")
+                environment[name] = value
+            if line.startswith("Volumes are directories under "):
+                volumes = Path(line.removeprefix("Volumes are directories under ").strip())
+            if line.startswith("Ctrl-C"):
+                break
+        (volumes / "sample-data").mkdir()
+        (volumes / "sample-data" / "greeting.txt").write_text(GREETING)
+        deploy = [sys.executable, "-m", "modal", "deploy", str(SAMPLE_APP)]
+        deployed = subprocess.run(deploy, env=environment, capture_output=True, text=True, check=True)
+        [url] = [word for word in deployed.stdout.split() if word.startswith("http://127.0.0.1:")]
+        try:
+            yield process, httpx.get(f"{url}/describe", timeout=60).json()
+        finally:
+            process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import modal
 import pytest
 from modal.client import Client
+from modal_proto import api_pb2
 
 from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
+from compat_tests.modal_emulator.apps import AppService
+from compat_tests.modal_emulator.objects import App, FunctionRecord
+from compat_tests.modal_emulator.rpc import Caller
 from compat_tests.modal_emulator.testing import (
     SAMPLE_APP,
     emulator_with_sample,
@@ -109,7 +114,7 @@ def test_a_pending_input_can_be_cancelled(emulator: ModalEmulator, client: Clien
         assert call.get(timeout=60).startswith("go")
 
 
-def test_a_redeploy_serves_at_once_and_lets_running_inputs_finish(client: Client) -> None:
+def test_a_redeploy_serves_at_once_and_lets_running_inputs_finish() -> None:
     with ModalEmulator() as emulator, emulator.client() as client:
         furnish(emulator)
         emulator.deploy(SAMPLE_APP)
@@ -121,7 +126,10 @@ def test_a_redeploy_serves_at_once_and_lets_running_inputs_finish(client: Client
 
         emulator.deploy(SAMPLE_APP, env={"SAMPLE_VERSION": "2"})
         assert emulator.url("sample", "web") == url
-        emulator.wait_for(lambda found: any(each.version == 2 and each.ready for each in found), WORKER)
+        found = emulator.wait_for(
+            lambda found: any(each.version == 2 and each.ready for each in found), WORKER
+        )
+        assert [each.task_id for each in found if each.draining] == [old.task_id]
         described = sample_worker(client).describe.remote()
         assert described["version"] == "2"
         assert is_running(old.pid), "it still has an input"
@@ -131,13 +139,42 @@ def test_a_redeploy_serves_at_once_and_lets_running_inputs_finish(client: Client
         emulator.wait_for(lambda found: old.task_id not in {each.task_id for each in found}, WORKER)
 
 
-def test_a_failed_deployment_leaves_what_runs_alone(emulator: ModalEmulator, client: Client) -> None:
-    before = sample_worker(client).describe.remote()
-    emulator.secret("sample-secret", {"OTHER": "x"})
-    with pytest.raises(RuntimeError, match="SAMPLE_KEY"):
-        emulator.deploy(SAMPLE_APP, env={"SAMPLE_VERSION": "2"})
-    furnish(emulator)
-    assert sample_worker(client).describe.remote()["version"] == before["version"] == "1"
+def test_a_definition_takes_effect_only_when_its_app_is_published() -> None:
+    """A deployment that fails half-way must leave what runs, and what starts meanwhile, alone."""
+
+    class Fleet:
+        def published(self, app: App, functions: list[FunctionRecord]) -> None: ...
+
+        async def stop_app(self, app: App) -> None: ...
+
+    async def no_web(function: FunctionRecord, method: str) -> str:
+        return ""
+
+    async def deploy(service: AppService, timeout: int, publish: bool) -> int:
+        app_id = next(iter(service.apps), "")
+        if not app_id:
+            app_id = (await service.AppCreate(api_pb2.AppCreateRequest(description="app"), Caller())).app_id
+        existing = service.apps[app_id].function_ids.get("f", "")
+        precreate = api_pb2.FunctionPrecreateRequest(
+            app_id=app_id, function_name="f", existing_function_id=existing
+        )
+        function_id = (await service.FunctionPrecreate(precreate, Caller())).function_id
+        create = api_pb2.FunctionCreateRequest(
+            app_id=app_id, existing_function_id=function_id, function=api_pb2.Function(timeout_secs=timeout)
+        )
+        await service.FunctionCreate(create, Caller())
+        if publish:
+            layout = api_pb2.AppPublishRequest(app_id=app_id, function_ids={"f": function_id})
+            await service.AppPublish(layout, Caller())
+        return service.function(function_id).published().timeout_secs
+
+    async def scenario() -> None:
+        service = AppService(no_web, lambda object_id: api_pb2.Object(object_id=object_id), Fleet())
+        assert await deploy(service, 1, publish=True) == 1
+        assert await deploy(service, 2, publish=False) == 1
+        assert await deploy(service, 3, publish=True) == 3
+
+    asyncio.run(scenario())
 
 
 def test_min_containers_start_without_a_request_and_are_replaced() -> None:

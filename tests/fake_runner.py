@@ -48,6 +48,7 @@ class FakeModelRunner:
         self.batches: list[list[Chunk]] = []
         self.poison: int | None = None  # a batch with this token fails
         self.closed = False
+        self.time = 0.0
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
         assert not self.closed
@@ -57,7 +58,10 @@ class FakeModelRunner:
         if any(self.poison in c.tokens for c in chunks):
             raise DecodeError("poisoned")
         rows = []
+        self.time += 0.004
         for chunk in chunks:
+            # A decode costs as much as in a batch of llama.cpp's, a token more with a long past.
+            self.time += len(chunk.tokens) * (0.002 + chunk.position * 0.000004)
             cells = self.cells[chunk.slot]
             assert len(cells) == chunk.position, "positions must be consecutive"
             cells.extend(chunk.tokens)
@@ -112,8 +116,13 @@ def make_engine(
     runner: FakeModelRunner | None = None, max_waiting: int = 100, prefix_cache: bool = True
 ) -> Engine:
     """An engine without its thread: the test drains and steps."""
+    runner = runner or FakeModelRunner()
     return Engine(
-        runner or FakeModelRunner(), LetterVocabulary(), max_waiting=max_waiting, prefix_cache=prefix_cache
+        runner,
+        LetterVocabulary(),
+        max_waiting=max_waiting,
+        prefix_cache=prefix_cache,
+        clock=lambda: runner.time,
     )
 
 

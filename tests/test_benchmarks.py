@@ -200,7 +200,6 @@ def test_only_gaps_that_overlap_the_long_prompt_count_as_disturbed() -> None:
 
 
 def test_plots_are_written(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     one = report.summarize([reply(0.0, (1.0, 2.0))], 100.0, CPU)
     target = report.plot_levels({1: {"ours": one}, 16: {"ours": one}}, tmp_path / "plot.png", "title")
     assert target is not None

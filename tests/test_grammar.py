@@ -165,10 +165,9 @@ def test_valid_values_pass_and_invalid_ones_do_not(name: str) -> None:
         assert not checker.accepts(text), text
 
 
-@pytest.mark.parametrize("name", CASES)
+# At random, it takes for ever to meet an unanchored pattern.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "pattern, unanchored"])
 def test_whatever_the_grammar_writes_is_valid(name: str) -> None:
-    if name == "pattern, unanchored":
-        pytest.skip("at random, it takes for ever to meet the pattern")
     schema = CASES[name][0]
     checker = GrammarChecker(compiled(schema))
     for seed in range(8):

@@ -45,13 +45,20 @@ class Engine:
     """Continuous batching over a ModelRunner. `submit` and `abort` may be called from any thread."""
 
     def __init__(
-        self, runner: ModelRunner, vocabulary: Vocabulary, *, max_waiting: int, prefix_cache: bool = True
+        self,
+        runner: ModelRunner,
+        vocabulary: Vocabulary,
+        *,
+        max_waiting: int,
+        prefix_cache: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
         self.kv_cache = KVCache(runner, prefix_cache)
         self.scheduler = Scheduler(self.kv_cache, runner.max_batch)
         self.failure: BaseException | None = None
+        self._clock = clock
         self._capacity = runner.num_slots + max_waiting
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -184,6 +191,7 @@ class Engine:
             assert not self._unfinished, "sequences were lost"
 
     def _execute(self, scheduled: list[Scheduled]) -> None:
+        started = self._clock()
         try:
             logits = self.runner.decode([_chunk(s) for s in scheduled])
         except DecodeError as error:
@@ -196,6 +204,7 @@ class Engine:
             for one in scheduled:  # find out whose fault it is; the others go on
                 self._execute([one])
             return
+        self.scheduler.observe(scheduled, self._clock() - started)
         self._update(scheduled, logits)
 
     def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:

@@ -132,7 +132,6 @@ class LlamaRunner:
         params.n_batch = self.max_batch
         params.n_ubatch = min(n_ubatch, self.max_batch)
         params.n_seq_max = num_sequences
-        params.n_outputs_max = 0
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = kv_unified
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED

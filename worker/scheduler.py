@@ -11,11 +11,6 @@ from dataclasses import dataclass
 from worker.kv_cache import KVCache
 from worker.sequence import Sequence, State
 
-# While others decode, a step's share for prompts is such that the step takes up to about 2.5 times as long as
-# it would without: a step of n decodes costs about as much as computing 4 + 2n prompt tokens.
-MIN_PREFILL_SHARE = 8
-PREFILL_SHARE_PER_DECODE = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
@@ -26,12 +21,57 @@ class Scheduled:
     samples: bool
 
 
+class PrefillPacer:
+    """How many prompt tokens a step may take on beside its decodes, learned from how long steps took.
+
+    Prompt tokens get dearer with the length of what they attend to, and every model and machine has its own
+    prices; so the last step's price sets the next one's share.
+    """
+
+    MAX_SLOWDOWN = 2.6  # of a step with prompt tokens over one without; somewhat below the 3 that is promised
+    MIN_SHARE = 4  # prompts must get on, even beside the very short steps of a few streams
+    TILE = 64  # llama.cpp's attention is twice as fast from 64 tokens of a sequence on
+    SMOOTHING = 0.3
+
+    def __init__(self) -> None:
+        self._plain: dict[int, float] = {}  # seconds of a step without prompt tokens, by its decodes
+        self._per_token: float | None = None
+
+    def share(self, num_decodes: int) -> int:
+        """Prompt tokens for a step with so many decodes; one more than whole tiles where that is possible.
+
+        One more, since the first token of each prompt is computed together with the decodes.
+        """
+        if self._per_token is None or not self._plain:
+            return 8 + 3 * num_decodes  # a guess that suits small models
+        spare = (self.MAX_SLOWDOWN - 1) * self._plain_seconds(num_decodes)
+        share = max(self.MIN_SHARE, int(spare / self._per_token))
+        return share if share <= self.TILE else (share - 1) // self.TILE * self.TILE + 1
+
+    def observe(self, num_decodes: int, num_prompt_tokens: int, seconds: float) -> None:
+        if num_decodes and not num_prompt_tokens:
+            self._plain[num_decodes] = self._smooth(self._plain.get(num_decodes), seconds)
+        elif num_decodes and self._plain:
+            extra = max(0.0, seconds - self._plain_seconds(num_decodes))
+            # Never free: a step that was fast by chance must not open the gates.
+            price = max(extra / num_prompt_tokens, seconds / (num_decodes + num_prompt_tokens) / 4)
+            self._per_token = self._smooth(self._per_token, price)
+
+    def _plain_seconds(self, num_decodes: int) -> float:
+        nearest = min(self._plain, key=lambda n: abs(n - num_decodes))
+        return self._plain[nearest]
+
+    def _smooth(self, old: float | None, new: float) -> float:
+        return new if old is None else old + self.SMOOTHING * (new - old)
+
+
 class Scheduler:
     """`waiting` until a slot is free, then `running` in the order of admission."""
 
     def __init__(self, kv_cache: KVCache, max_batch: int) -> None:
         self.kv_cache = kv_cache
         self.max_batch = max_batch
+        self.pacer = PrefillPacer()
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -47,7 +87,7 @@ class Scheduler:
         scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
         budget = self.max_batch - len(scheduled)
         if decoding:
-            budget = min(budget, MIN_PREFILL_SHARE + PREFILL_SHARE_PER_DECODE * len(decoding))
+            budget = min(budget, self.pacer.share(len(decoding)))
         for sequence in self.running:
             if budget <= 0:
                 break
@@ -57,6 +97,12 @@ class Scheduler:
                 scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
         scheduled.sort(key=_slot)  # llama.cpp computes together what is next to each other
         return scheduled
+
+    def observe(self, scheduled: list[Scheduled], seconds: float) -> None:
+        """Learn from how long a step took."""
+        num_prompt_tokens = sum(s.num_tokens for s in scheduled if s.sequence.is_prefill)
+        num_decodes = sum(not s.sequence.is_prefill for s in scheduled)
+        self.pacer.observe(num_decodes, num_prompt_tokens, seconds)
 
     def remove(self, sequence: Sequence) -> None:
         """The one exit, for the finished, stopped, aborted and failed alike, whatever they were doing."""

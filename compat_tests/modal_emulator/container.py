@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from compat_tests.modal_emulator.rpc import TASK_HEADER
 
 # From the host only what a process cannot do without: a container must not see a developer's variables.
 INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONWARNINGS")
+# Should the emulator be killed itself, its containers must not stay behind (Linux only).
+LIFELINE = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 LONGEST_LINE = 1024 * 1024
 CANCEL_GRACE = 30.0  # seconds
 
@@ -124,7 +127,7 @@ class Container:
         arguments.task_id = self.task_id
         arguments_path = scratch / "arguments.pb"
         arguments_path.write_bytes(arguments.SerializeToString())
-        command = [sys.executable, "-m", "modal._container_entrypoint"]
+        command = [*LIFELINE, sys.executable, "-m", "modal._container_entrypoint"]
         try:
             self.process = await asyncio.create_subprocess_exec(
                 *mounts.wrap(command, spec.mounts, scratch / "root"),

@@ -23,7 +23,8 @@ from compat_tests.modal_emulator.objects import App, FunctionRecord, Signal
 from compat_tests.modal_emulator.queues import DictService, QueueService
 from compat_tests.modal_emulator.runtime import RuntimeService
 from compat_tests.modal_emulator.scheduler import Scheduler
-from compat_tests.modal_emulator.storage import EnvironmentService, SecretService, VolumeService
+from compat_tests.modal_emulator.storage import EnvironmentService, SecretService
+from compat_tests.modal_emulator.volumes import VolumeService
 
 log = logging.getLogger("modal_emulator")
 SOURCE_ROOT = "root"  # where Modal puts an app's source, without the leading slash
