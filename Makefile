@@ -1,5 +1,6 @@
 # make serve    serve the default model on 127.0.0.1:8000 (HOST, PORT and MODEL override)
 # make test     the whole suite, on the real model
+# make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
 # make bench    against llama-server and llama_cpp.server (long; its own environments under .cache)
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test bench check format constraints clean
+.PHONY: serve test test-clients bench check format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -28,6 +29,9 @@ serve: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-clients: $(INSTALLED)
+	$(BIN)/python -m pytest -m clients compat_tests
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks levels
