@@ -75,8 +75,8 @@ class Worker:
 
     @modal.method()
     async def cancelled_or(self, partition: str) -> str:
-        await queue.put.aio("started", partition=f"{partition}-ready")
         try:
+            await queue.put.aio("started", partition=f"{partition}-ready")
             return str(await queue.get.aio(partition=partition))
         except asyncio.CancelledError:
             await queue.put.aio("cancelled", partition=f"{partition}-ready")
