@@ -16,17 +16,17 @@ CLIENTS = Path(__file__).parent / "clients"
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
 # Script, packages, and what it has to tell besides the common answers.
-PYTHON: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "pydantic-ai": ("pydantic_ai_client.py", "pydantic-ai-slim[openai]", {"failure": 404}),
-    "instructor": ("instructor_client.py", "instructor", {}),
+PYTHON: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "pydantic-ai": ("pydantic_ai_client.py", ("pydantic-ai-slim[openai]",), {"failure": 404}),
+    "instructor": ("instructor_client.py", ("instructor",), {}),
     "langchain": (
         "langchain_client.py",
-        "langchain-openai",
-        {"tool": "get_weather", "failure": "NotFoundError", "reason": {"length", "stop"}},
+        ("langchain-openai",),
+        {"tool": "get_weather", "failure": "OpenAIModelNotFoundError", "reason": {"length", "stop"}},
     ),
     "litellm": (
         "litellm_client.py",
-        "litellm",
+        ("litellm", "mcp"),  # which it imports without asking for it
         {
             "tool": "get_weather",
             "failure": "NotFoundError",
@@ -71,8 +71,8 @@ def check(answers: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("client", PYTHON)
 def test_a_python_client(client: str, server_process: ServerProcess, tmp_path: Path) -> None:
-    script, package, expected = PYTHON[client]
-    python = python_environment(package) / "python"
+    script, packages, expected = PYTHON[client]
+    python = python_environment(*packages) / "python"
     model = served(server_process)
     check(told([str(python), str(CLIENTS / script), server_process.base_url, model], tmp_path), expected)
 
