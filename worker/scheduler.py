@@ -86,7 +86,9 @@ class Scheduler:
         decoding = [s for s in self.running if not s.is_prefill]
         scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
         budget = self.max_batch - len(scheduled)
-        if decoding:
+        # Pacing protects the many from the few: where more wait for their first token than would be slowed
+        # down, a burst of requests is computed at full speed.
+        if 2 * len(decoding) >= len(self.running):
             budget = min(budget, self.pacer.share(len(decoding)))
         for sequence in self.running:
             if budget <= 0:
