@@ -274,6 +274,21 @@ def test_an_unexpected_exception_fails_everything_and_marks_the_engine_dead() ->
     assert not engine.alive
     with pytest.raises(WorkerFailed):
         engine.submit(make_sequence([3]))
+    with pytest.raises(WorkerFailed):
+        engine.pin_prefix([1, 2])
+    engine.close()
+
+
+def test_who_waits_on_the_engines_thread_is_told_when_it_dies() -> None:
+    engine = make_engine()
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    engine.start()
+    engine._inbox.put(die)
+    with pytest.raises(WorkerFailed):
+        engine.call(lambda: None)
     engine.close()
 
 

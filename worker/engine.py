@@ -108,7 +108,11 @@ class Engine:
         with self._lock:
             self.check_alive()
         self._inbox.put(run)
-        done.result()
+        while True:
+            try:
+                return done.result(timeout=1)
+            except TimeoutError:
+                self.check_alive()  # a thread that has ended will never answer
 
     def pin_prefix(self, tokens: list[int]) -> None:
         """Compute a prefix once and keep its state for good."""
