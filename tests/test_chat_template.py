@@ -11,6 +11,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from tests.grammar_checker import vocabulary
 from worker.chat_template import CHATML, ChatTemplate
 from worker.control_tokens import ControlTokens, Literals
+from worker.detokenizer import MARKERS, LlamaVocabulary
 from worker.protocol import InvalidRequest
 
 
@@ -200,3 +201,11 @@ NINE = EACH_CALL.format("{% if c.id | length != 9 %}{{ raise_exception('nine') }
 )
 def test_tool_calls_come_in_the_form_that_a_template_takes(source: str, expected: str) -> None:
     assert rendered(source, TOOL_HISTORY) == expected
+
+
+def test_control_tokens_are_not_shown_but_those_that_mark_calls_and_thoughts() -> None:
+    pieces = LlamaVocabulary(vocabulary()._model, frozenset({"<repo_name>"}))
+    shown = {CONTROL[token]: pieces.piece(token) for token in CONTROL}
+    assert shown.pop("<repo_name>") == b"<repo_name>"
+    assert set(shown.values()) == {b""}
+    assert {"[TOOL_CALLS]", "<|python_tag|>", "<think>"} <= MARKERS

@@ -23,10 +23,29 @@ class Vocabulary(Protocol):
         ...
 
 
-class LlamaVocabulary:
-    """The model's own pieces, fetched once each; control tokens have empty ones."""
+# Control tokens that tell where reasoning and tool calls begin and end; other parts of the worker read them.
+MARKERS = frozenset(
+    {
+        "<think>",
+        "</think>",
+        "[THINK]",
+        "[/THINK]",
+        "<tool_call>",
+        "</tool_call>",
+        "<|tool_call|>",
+        "<|python_tag|>",
+        "[TOOL_CALLS]",
+        "[CALL_ID]",
+        "[ARGS]",
+    }
+)
 
-    def __init__(self, model: Any) -> None:
+
+class LlamaVocabulary:
+    """The model's own pieces, fetched once each; control tokens but `markers` have empty ones."""
+
+    def __init__(self, model: Any, markers: frozenset[str] = MARKERS) -> None:
+        self._markers = markers
         self._vocab = model.vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes] = {}
@@ -42,10 +61,12 @@ class LlamaVocabulary:
         return token in self._ends
 
     def _fetch(self, token: int) -> bytes:
+        text = llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
+        shown = text.decode("utf-8", "replace") in self._markers
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, shown)
             if length >= 0:
                 return buffer.raw[:length]
             size = -length
