@@ -134,8 +134,8 @@ def decode(recording: Recording) -> Reply:
             finished = finished or choice["finish_reason"] is not None
             if choice["delta"].get("content"):
                 times.append(when)
-    if error is None and not (finished and times):
-        error = "the stream ended early" if times else "no text"
+    if error is None and not finished:
+        error = "the stream ended early"
     return Reply(
         recording.sent, recording.closed, tuple(times), len(times) if tokens is None else tokens, error
     )

@@ -68,7 +68,7 @@ def summarize(replies: Sequence[Reply], peak_rss: float, cpu: CpuUse) -> Summary
     return Summary(
         tokens_per_s=tokens / seconds,
         requests_per_s=len(good) / seconds,
-        ttft=percentiles([reply.time_to_first_token for reply in good]),
+        ttft=percentiles([reply.time_to_first_token for reply in good if reply.content_times]),
         itl=percentiles([gap for reply in good for gap in reply.gaps]),
         requests=len(replies),
         errors=len(replies) - len(good),

@@ -69,11 +69,15 @@ def test_without_usage_every_delta_with_text_counts_as_a_token() -> None:
         b"HTTP/1.1 503 Service Unavailable\r\n\r\n{}",
         HEAD + chunked(*ANSWER[:3]),  # cut off before its finish_reason
         HEAD + chunked(delta("Hel"), event(error={"message": "out of memory"})),
-        HEAD + chunked(delta(None, "stop")),  # nothing was said
     ],
 )
 def test_a_broken_answer_is_an_error(answer: bytes) -> None:
     assert decode(Recording(0.0, [(1.0, answer)], closed=1.0)).error
+
+
+def test_an_answer_may_be_empty_and_is_still_whole() -> None:
+    reply = decode(Recording(0.0, [(1.0, HEAD + chunked(delta(None, "stop")))], closed=1.0))
+    assert (reply.error, reply.content_times) == (None, ())
 
 
 def test_closed_loop_sends_every_request_once_and_keeps_all_clients_busy() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import llama_cpp
 import pytest
 
-from tests.small_model import model_path
 from worker.completion import CompletionStream
 from worker.llama import BatchedLlama
+from worker.model_runner import Chunk, LlamaRunner
+from worker.models import default_model
 from worker.protocol import ContextLengthExceeded, InvalidRequest, Overloaded, WorkerFailed
 
 SYSTEM = "You are a helpful assistant that knows everything about clouds and answers briefly."
@@ -34,7 +35,7 @@ GREEDY: Any = {"temperature": 0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 @pytest.fixture(scope="module", params=[False, True], ids=["streams", "unified"])
 def llama(request: pytest.FixtureRequest) -> Iterator[BatchedLlama]:
-    llama = BatchedLlama(model_path(), n_ctx=512, num_slots=4, kv_unified=request.param)
+    llama = BatchedLlama(str(default_model()), n_ctx=512, num_slots=4, kv_unified=request.param)
     yield llama
     llama.check_integrity()
     llama.close()
@@ -42,7 +43,7 @@ def llama(request: pytest.FixtureRequest) -> Iterator[BatchedLlama]:
 
 @pytest.fixture(scope="module")
 def stock() -> Iterator[llama_cpp.Llama]:
-    llama = llama_cpp.Llama(model_path(), n_ctx=512, flash_attn=True, logits_all=True, verbose=False)
+    llama = llama_cpp.Llama(str(default_model()), n_ctx=512, flash_attn=True, logits_all=True, verbose=False)
     yield llama
     llama.close()
 
@@ -244,7 +245,7 @@ def test_dropping_the_librarys_chat_stream_frees_its_slot(llama: BatchedLlama) -
 
 
 def test_pinned_prefix_survives_other_work() -> None:
-    llama = BatchedLlama(model_path(), n_ctx=256, num_slots=1)
+    llama = BatchedLlama(str(default_model()), n_ctx=256, num_slots=1)
     prefix = prompt(llama, f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n")
     llama.prefill_prefix(prefix)
     fresh = ask(llama, QUESTIONS[1])
@@ -255,8 +256,17 @@ def test_pinned_prefix_survives_other_work() -> None:
     llama.close()
 
 
+def test_a_full_batch_has_room_for_the_holes_between_its_slots(llama: BatchedLlama) -> None:
+    """llama.cpp aborts the whole process on a batch that is larger than the context was made for."""
+    runner = LlamaRunner(llama._model, num_slots=4, context_length=64, n_batch=32, n_threads=1)
+    rows = runner.decode([Chunk(0, 0, [1] * 31, 1), Chunk(3, 0, [1], 1)])
+    assert len(rows) == 2
+    assert [runner.length(slot) for slot in range(4)] == [31, 0, 0, 1]
+    runner.close()
+
+
 def test_a_full_queue_and_a_closed_engine_refuse() -> None:
-    llama = BatchedLlama(model_path(), n_ctx=512, num_slots=1, max_waiting=1)
+    llama = BatchedLlama(str(default_model()), n_ctx=512, num_slots=1, max_waiting=1)
     tokens = prompt(llama, "Once upon a time")
     streams: Any = [llama.create_completion(tokens, max_tokens=400, stream=True) for _ in range(2)]
     with pytest.raises(Overloaded):
@@ -270,7 +280,7 @@ def test_a_full_queue_and_a_closed_engine_refuse() -> None:
 
 
 def test_one_slot_without_prefix_reuse_is_the_plain_serial_twin(llama: BatchedLlama) -> None:
-    plain = BatchedLlama(model_path(), n_ctx=512, num_slots=1, prefix_cache=False)
+    plain = BatchedLlama(str(default_model()), n_ctx=512, num_slots=1, prefix_cache=False)
     assert [ask(plain, q) for q in QUESTIONS[:2]] == [ask(llama, q) for q in QUESTIONS[:2]]
     assert plain.stats().num_cached_tokens_total == 0
     plain.close()

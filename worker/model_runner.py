@@ -129,7 +129,9 @@ class LlamaRunner:
         num_sequences = num_slots + 1 if kv_unified else num_slots  # unified: one more to hold what is saved
         params = params or llama_cpp.llama_context_default_params()
         params.n_ctx = context_length * num_slots
-        params.n_batch = self.max_batch
+        # A full batch may still be given a throw-away token for each idle slot; llama.cpp aborts the process
+        # where a batch is larger than this.
+        params.n_batch = self.max_batch + num_slots
         params.n_ubatch = min(n_ubatch, self.max_batch)
         params.n_seq_max = num_sequences
         params.n_threads = params.n_threads_batch = n_threads
