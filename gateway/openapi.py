@@ -184,7 +184,8 @@ def either_whole_or_stream(whole: type[BaseModel], chunk: type[BaseModel]) -> di
     """The 200 of a route that answers in one body, or in events whose data `chunk` describes."""
     data = {"$ref": f"#/components/schemas/{chunk.__name__}"}
     # `itemSchema` is OpenAPI 3.2's word for what each event is.
-    event = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    chunk_data = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    event = {"anyOf": [{"const": "[DONE]"}, chunk_data]}
     stream = {"itemSchema": {"type": "object", "properties": {"data": event}, "required": ["data"]}}
     return {
         200: {
