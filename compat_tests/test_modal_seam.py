@@ -93,6 +93,7 @@ def test_a_client_that_leaves_frees_the_workers_slot(deployment: Deployment, cha
         )
         assert next(line for line in sibling_lines if line).startswith("data: {")
     deployment.emulator.wait_for(idle, "LlamaWorker.*", timeout=5)
+    assert "Traceback" not in deployment.emulator.log()
 
 
 def test_full_workers_bring_another_and_everyone_is_answered(deployment: Deployment, chat: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import modal
@@ -15,13 +15,16 @@ ABORT_TTL_SECONDS = 3600  # an abort outlives the longest queueing, not the day
 
 log = structlog.get_logger("gateway")
 
+Inbox = asyncio.Queue[Batch | WorkerFailed | None]
+
 
 class ModalBackend:
     """Calls `chat` of the worker class that serves the request's model.
 
     Cancelling a generator's input from outside gets its container killed, siblings included
     (modal-client#4125), and a consumer that stops iterating tells nobody. So an abort is a message: the
-    request's id as partition of a queue that the worker watches from the moment it takes the request.
+    request's id as partition of a queue that the worker watches from the moment it takes the request. The
+    call itself is read by a task of its own, which nobody cancels: it ends when the worker's generator does.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class ModalBackend:
         models: Callable[[], Awaitable[Sequence[ModelInfo]]],
     ) -> None:
         self._worker, self._aborts, self._models = worker, aborts, models
-        self._sending: set[asyncio.Task[None]] = set()
+        self._detached: set[asyncio.Task[None]] = set()
 
     async def models(self) -> Sequence[ModelInfo]:
         return await self._models()
@@ -40,32 +43,45 @@ class ModalBackend:
         """Workers come and go by demand; the gateway is healthy without one."""
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
+        inbox: Inbox = asyncio.Queue()
+        self._detach(self._call(request, inbox))
         attempt, ended = None, False
+        try:
+            while (item := await inbox.get()) is not None:
+                if isinstance(item, WorkerFailed):
+                    raise item
+                if attempt not in (None, item.attempt):
+                    raise WorkerFailed("The worker was lost in the middle of this answer. Send it again.")
+                attempt = item.attempt
+                if item.events:
+                    yield list(item.events)
+                if item.error is not None:
+                    ended = True
+                    raise item.error
+            ended = True
+        finally:
+            if not ended:
+                self._detach(self._abort(request.request_id))
+
+    async def _call(self, request: Request, inbox: Inbox) -> None:
         batches: AsyncGenerator[Batch] = self._worker(request.model).chat.remote_gen.aio(request)
         try:
             async for batch in batches:
-                if attempt not in (None, batch.attempt):
-                    raise WorkerFailed("The worker was lost in the middle of this answer. Send it again.")
-                attempt = batch.attempt
-                if batch.events:
-                    yield list(batch.events)
-                if batch.error is not None:
-                    ended = True
-                    raise batch.error
-            ended = True
-        except modal.exception.Error as error:
+                inbox.put_nowait(batch)
+            inbox.put_nowait(None)
+        except WorkerFailed as error:  # what a container that could not start says
+            inbox.put_nowait(error)
+        except Exception as error:  # Modal's own errors, and whatever else came out of the container
             log.error("worker_lost", exc_info=error)
-            raise WorkerFailed(
-                "The worker was lost before this answer was complete. Send it again."
-            ) from error
-        finally:
-            if not ended:
-                self._abort(request.request_id)
+            inbox.put_nowait(
+                WorkerFailed("The worker was lost before this answer was complete. Send it again.")
+            )
 
-    def _abort(self, request_id: str) -> None:
-        """Detached, because whoever closes the stream may be cancelled while doing so."""
-        sending = asyncio.ensure_future(
-            self._aborts.put.aio(True, partition=request_id, partition_ttl=ABORT_TTL_SECONDS)
-        )
-        self._sending.add(sending)
-        sending.add_done_callback(self._sending.discard)
+    async def _abort(self, request_id: str) -> None:
+        await self._aborts.put.aio(True, partition=request_id, partition_ttl=ABORT_TTL_SECONDS)
+
+    def _detach(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run to its end, whatever becomes of the request; the set keeps the task from being collected."""
+        task = asyncio.ensure_future(coroutine)
+        self._detached.add(task)
+        task.add_done_callback(self._detached.discard)

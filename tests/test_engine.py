@@ -58,6 +58,16 @@ def test_a_long_prompt_slows_running_streams_by_three_at_most(num_streams: int) 
     assert sum(durations) / len(durations) > 1.8 * undisturbed
 
 
+def test_a_burst_of_prompts_is_not_paced_by_the_one_that_came_first() -> None:
+    engine = make_engine(FakeModelRunner(num_slots=32, context_length=200, max_batch=512))
+    submit(engine, make_sequence([1, 2, 3], max_tokens=100))
+    for _ in range(10):
+        engine.step()
+    burst = [submit(engine, make_sequence([2 + i] * 20, max_tokens=50)) for i in range(25)]
+    engine.step()
+    assert all(sequence.num_output == 1 for sequence in burst)
+
+
 def test_a_prompt_is_computed_at_once_when_nothing_else_runs() -> None:
     runner = FakeModelRunner(context_length=200, max_batch=200)
     engine = make_engine(runner)

@@ -63,11 +63,9 @@ class KVCache:
     def num_free(self) -> int:
         return sum(slot.owner is None for slot in self.slots)
 
-    def acquire(self, sequence: Sequence) -> bool:
-        """Give the sequence a slot, if one is free; its cells are filled later."""
+    def acquire(self, sequence: Sequence) -> None:
+        """Give the sequence a free slot with the best prefix there is; the caller knows that one is free."""
         free = [slot for slot in self.slots if slot.owner is None]
-        if not free:
-            return False
         match = self._match(sequence)
         candidates = free if self.runner.copies_are_free else self._compact(free)
         slot = match.source if match.source in candidates else min(candidates, key=_staleness)
@@ -78,7 +76,6 @@ class KVCache:
         sequence.donor = self._donor(sequence, match.length)
         if sequence.donor is None:
             self._fill(sequence, match, slot)
-        return True
 
     def fill(self, sequence: Sequence) -> None:
         """Give a sequence that has waited for its donor the best prefix there is now."""

@@ -86,7 +86,9 @@ class Scheduler:
         decoding = [s for s in self.running if not s.is_prefill]
         scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
         budget = self.max_batch - len(scheduled)
-        if decoding:
+        # Pacing protects the many from the few: where more wait for their first token than would be slowed
+        # down, a burst of requests is computed at full speed.
+        if 2 * len(decoding) >= len(self.running):
             budget = min(budget, self.pacer.share(len(decoding)))
         for sequence in self.running:
             if budget <= 0:
@@ -121,10 +123,13 @@ class Scheduler:
         self.kv_cache.check_integrity()
 
     def _admit(self) -> None:
-        while self.waiting and self.kv_cache.acquire(self.waiting[0]):
-            sequence = self.waiting.popleft()
+        num_admitted = min(len(self.waiting), self.kv_cache.num_free)
+        admitted = [self.waiting.popleft() for _ in range(num_admitted)]
+        # Side by side by length: llama.cpp computes neighbours together as far as they are equally long.
+        for sequence in sorted(admitted, key=_length, reverse=True):
+            self.kv_cache.acquire(sequence)
             sequence.state = State.RUNNING
-            self.running.append(sequence)
+        self.running += admitted
 
     def _fill_from_donors(self) -> None:
         """Sequences that waited for another's prefill go on when it is done, or gone."""
@@ -132,6 +137,10 @@ class Scheduler:
             donor = sequence.donor
             if donor is not None and not (donor.state is State.RUNNING and donor.is_prefill):
                 self.kv_cache.fill(sequence)
+
+
+def _length(sequence: Sequence) -> int:
+    return sequence.num_prompt
 
 
 def _slot(scheduled: Scheduled) -> int:
