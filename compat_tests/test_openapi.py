@@ -35,7 +35,7 @@ def test_the_document_tells_of_every_error_and_of_streams() -> None:
     assert {"ChatCompletionChunk", "ErrorResponse"} <= references
 
 
-def fuzzed(url: str, model: str, *, max_examples: int) -> tuple[int, str]:
+def fuzzed(url: str, model: str, folder: Path, *, max_examples: int) -> tuple[int, str]:
     """How many cases schemathesis sent, none of which may show a failure, and what it printed."""
     command = [
         str(python_environment(SCHEMATHESIS) / "schemathesis"),
@@ -51,7 +51,7 @@ def fuzzed(url: str, model: str, *, max_examples: int) -> tuple[int, str]:
         "--seed=1",
     ]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS), "SERVED_MODEL": model}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HOOKS.parent)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
     cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
     assert cases
@@ -60,17 +60,17 @@ def fuzzed(url: str, model: str, *, max_examples: int) -> tuple[int, str]:
 
 @pytest.mark.clients
 @pytest.mark.timeout(900)
-def test_two_thousand_strange_requests_are_answered_as_documented() -> None:
+def test_two_thousand_strange_requests_are_answered_as_documented(tmp_path: Path) -> None:
     with serving(ScriptedBackend()) as url:
-        cases, _ = fuzzed(url, "test-model", max_examples=150)
+        cases, _ = fuzzed(url, "test-model", tmp_path, max_examples=150)
     assert cases >= 2000
 
 
 @pytest.mark.clients
 @pytest.mark.timeout(1800)
-def test_strange_requests_do_not_upset_the_real_worker(model: str) -> None:
+def test_strange_requests_do_not_upset_the_real_worker(model: str, tmp_path: Path) -> None:
     with running_server(LLM_CTX="64", LLM_SLOTS="4") as server:
-        fuzzed(server.url, model, max_examples=20)
+        fuzzed(server.url, model, tmp_path, max_examples=20)
         httpx.get(f"{server.url}/health").raise_for_status()
 
 

@@ -182,10 +182,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def either_whole_or_stream(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """The 200 of a route that answers in one body, or in events whose data `chunk` describes."""
-    stream = {
-        "schema": {"type": "string"},
-        "x-event-data": {"$ref": f"#/components/schemas/{chunk.__name__}"},
-    }
+    data = {"$ref": f"#/components/schemas/{chunk.__name__}"}
+    # `itemSchema` is OpenAPI 3.2's word for what each event is.
+    chunk_data = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    event = {"anyOf": [{"const": "[DONE]"}, chunk_data]}
+    stream = {"itemSchema": {"type": "object", "properties": {"data": event}, "required": ["data"]}}
     return {
         200: {
             "model": whole,

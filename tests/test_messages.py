@@ -69,7 +69,7 @@ def test_the_model_is_shown_the_schema_with_its_descriptions() -> None:
 
 
 def test_a_required_call_is_enforced_with_its_arguments() -> None:
-    grammar = checker(request(tool_use=ToolUse((WEATHER, CLOCK), required=True)))
+    grammar = checker(request(tool_use=ToolUse((WEATHER, CLOCK), required=True)), NATIVE)
     call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
     assert grammar.accepts(call)
     assert grammar.accepts(f'{call}\n<tool_call>\n{{"name": "get_time", "arguments": {{}}}}\n</tool_call>')
@@ -78,8 +78,15 @@ def test_a_required_call_is_enforced_with_its_arguments() -> None:
     assert not grammar.accepts("Paris is sunny.")
 
 
+def test_a_model_without_tools_of_its_own_is_held_to_one_call() -> None:
+    grammar = checker(request(tool_use=ToolUse((CLOCK,), required=True)))
+    call = '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
+    assert grammar.accepts(call)
+    assert not grammar.accepts(f"{call}\n{call}")
+
+
 def test_without_parallel_calls_there_is_exactly_one() -> None:
-    grammar = checker(request(tool_use=ToolUse((CLOCK,), required=True, parallel=False)))
+    grammar = checker(request(tool_use=ToolUse((CLOCK,), required=True, parallel=False)), NATIVE)
     call = '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
     assert grammar.accepts(call)
     assert not grammar.accepts(f"{call}\n{call}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worker import reasoning
@@ -115,9 +115,10 @@ def _grammar(request: ChatRequest, template: ChatTemplate, prompt: str) -> str |
     grammar = Grammar()
     allowed = []
     if use is not None:
-        allowed.append(
-            calls_rule(grammar, use, call_format(template.source, knows_tools=template.knows_tools))
-        )
+        # A model that was never taught to call tools does not know when to stop calling them.
+        use = use if template.knows_tools else replace(use, parallel=False)
+        form_of_calls = call_format(template.source, knows_tools=template.knows_tools)
+        allowed.append(calls_rule(grammar, use, form_of_calls))
     if form is not None and not (use and use.required):
         allowed.append(_schema_rule(grammar, form))
     root = either(allowed)
