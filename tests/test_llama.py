@@ -15,6 +15,7 @@ import pytest
 
 from worker.completion import CompletionStream
 from worker.llama import BatchedLlama
+from worker.machine import available_cores
 from worker.model_runner import Chunk, LlamaRunner
 from worker.models import default_model
 from worker.protocol import ContextLengthExceeded, InvalidRequest, Overloaded, WorkerFailed
@@ -263,6 +264,12 @@ def test_a_full_batch_has_room_for_the_holes_between_its_slots(llama: BatchedLla
     assert len(rows) == 2
     assert [runner.length(slot) for slot in range(4)] == [31, 0, 0, 1]
     runner.close()
+
+
+def test_threads_never_exceed_the_cores() -> None:
+    llama = BatchedLlama(str(default_model()), n_ctx=64, num_slots=1, n_threads=512)
+    assert llama.n_threads == available_cores()
+    llama.close()
 
 
 def test_a_full_queue_and_a_closed_engine_refuse() -> None:

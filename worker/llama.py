@@ -54,7 +54,8 @@ class BatchedLlama(llama_cpp.Llama):
         **kwargs: Any,
     ) -> None:
         # The parent's own context is not used for completions: as small as it can be.
-        n_threads = n_threads or available_cores()
+        # A thread without a core of its own makes every barrier wait for it.
+        n_threads = min(n_threads or available_cores(), available_cores())
         kwargs.setdefault("verbose", False)
         load_cpu_variant()
         super().__init__(
