@@ -6,6 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import APIError
 
+DISCARD_FACTOR = 8  # how many times the limit is read, and thrown away, for the sake of a clean refusal
+
 
 class BodyLimit:
     """Answers 413 to a body larger than `max_bytes`, before anything reads it into memory."""
@@ -18,6 +20,7 @@ class BodyLimit:
             return await self._app(scope, receive, send)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if int(declared) > self._max_bytes:
+            await self._discard(receive)
             return await self._refusal().response()(scope, receive, send)
         received = 0
 
@@ -26,10 +29,21 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
+                if message.get("more_body"):
+                    await self._discard(receive)
                 raise self._refusal()
             return message
 
         await self._app(scope, counted, send)
+
+    async def _discard(self, receive: Receive) -> None:
+        """Read what the client is still sending: closing on it would lose the answer. But not without end."""
+        discarded = 0
+        while discarded < DISCARD_FACTOR * self._max_bytes:
+            message = await receive()
+            discarded += len(message.get("body", b""))
+            if message["type"] != "http.request" or not message.get("more_body"):
+                return
 
     def _refusal(self) -> APIError:
         message = (
