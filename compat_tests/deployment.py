@@ -32,5 +32,7 @@ def deployed(model: Path | None, **environment: str) -> Iterator[Deployment]:
             place = emulator.volume_path("gguf-models") / "models" / "model_q4_0.gguf"
             place.parent.mkdir(parents=True)
             place.hardlink_to(model)
-        emulator.deploy("app.py", env={"ALLOW_ANONYMOUS": "true", **environment}, cwd=ROOT)
+        # Several containers share this machine's few cores; one thread each, and none waits for another.
+        settings = {"ALLOW_ANONYMOUS": "true", "LLM_THREADS": "1", **environment}
+        emulator.deploy("app.py", env=settings, cwd=ROOT)
         yield Deployment(emulator, Server(f"{emulator.url(APP, GATEWAY)}/v1"))
