@@ -56,7 +56,9 @@ deployment = Deployment()
 worker_settings = WorkerSettings()
 gateway_settings = GatewaySettings()
 
-SLOTS = worker_settings.llm_slots or 16  # requests that one worker container takes at once
+# Requests that one worker container takes at once. Unless LLM_SLOTS is set, the worker chooses its slots by
+# its memory; where it has fewer than this, the rest wait in its queue.
+SLOTS = worker_settings.llm_slots or 16
 
 app = modal.App(deployment.app_name)
 volume = modal.Volume.from_name(deployment.volume_name, create_if_missing=True, version=2)
@@ -103,7 +105,7 @@ else:
     cpu=worker_settings.cpu_cores,
     memory=worker_settings.mem_mb,
     volumes={str(MODELS): volume},
-    env=environment(deployment) | environment(worker_settings) | {"LLM_SLOTS": str(SLOTS)},
+    env=environment(deployment) | environment(worker_settings),
     min_containers=deployment.min_containers,
     max_containers=deployment.max_containers,
     buffer_containers=deployment.buffer_containers,
