@@ -12,6 +12,8 @@ The peers run the same model file with the same threads and context for each seq
   llama-server  llama.cpp's own C++ server from the wheel xllamacpp, at its best slots and KV layout for
                 each load. The wheel is built for AVX2; a native build would be some percent faster.
 
+  bare loop     not a server but the ceiling: llama_decode over the tokens that ours had to compute
+
 Peers take turns at each level, so that drift of the machine hits all of them alike, and figures are
 medians over repeats (stock, which takes minutes at 100 clients, runs once; the table says so). Client and
 server share the cores: what the client and others took is reported, and a disturbed run is marked.
@@ -24,7 +26,7 @@ import asyncio
 import dataclasses
 import json
 import signal
-import subprocess
+import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -32,8 +34,9 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import report, scenarios
-from benchmarks.peers import CACHE, PEERS, STOCK, Setup, running
+from benchmarks import ceiling, report, scenarios
+from benchmarks.peers import CACHE, OURS, PEERS, STOCK, Setup, running
+from worker.model_runner import MAX_SLOTS
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -59,6 +62,7 @@ def levels(
     setup = Setup(_model(model), threads, context)
     workload = scenarios.Workload(sampling)
     runs: dict[tuple[int, str], list[report.Summary]] = defaultdict(list)
+    bare: dict[int, list[float]] = defaultdict(list)
     for repeat in range(repeats):
         for load in map(int, clients.split(",")):
             for peer in (PEERS[name] for name in peers.split(",")):
@@ -68,12 +72,16 @@ def levels(
                 summary = scenarios.run_level(peer, its_setup, workload, load, max(min_requests, 2 * load))
                 runs[load, peer.name].append(summary)
                 print(report.row(load, peer.name, summary), flush=True)
+                if peer is OURS:
+                    bare[load].append(ceiling.measure(setup.model, _work(summary, load), threads))
+                    print(f"{load:>7} {'bare loop':<14} {bare[load][-1]:>7.1f}", flush=True)
+    ceilings = {load: statistics.median(rates) for load, rates in bare.items()}
     results: report.Results = {}
     for (load, name), summaries in runs.items():
         results.setdefault(load, {})[name] = report.median(summaries)
-    print(f"\nmedians, {sampling}\n{report.table(results)}")
+    print(f"\nmedians, {sampling}\n{report.table(results, ceilings)}")
     plot = report.plot_levels(results, CACHE / f"levels-{sampling}.png", f"{setup.model.name}, {sampling}")
-    _finish(f"levels-{sampling}", {"levels": report.as_json(results), "plot": plot and str(plot)})
+    _finish(f"levels-{sampling}", {"levels": report.as_json(results, ceilings), "plot": plot and str(plot)})
 
 
 @app.command()
@@ -145,12 +153,10 @@ def soak(
     _finish("soak", {name: dataclasses.asdict(run) for name, run in outcome.items()})
 
 
-@app.command()
-def ceiling(model: ModelOption = None) -> None:
-    """What a bare decode loop reaches without HTTP; its last line of stdout is JSON as well."""
-    command = [sys.executable, "-m", "benchmarks.engine_bench", "--model", str(_model(model))]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    print(output, end="")
+def _work(summary: report.Summary, clients: int) -> ceiling.Work:
+    """What the bare loop has to do to match a run of ours."""
+    prompt, cached = map(round, summary.prompt)
+    return ceiling.Work(min(clients, MAX_SLOTS), cached, prompt - cached, round(summary.tokens_per_request))
 
 
 def _model(path: Path | None) -> Path:

@@ -1,8 +1,8 @@
 """The engine without HTTP: output tokens per second, TTFT, inter-token time, and the bare loop's ceiling.
 
-The ceiling decodes for `clients` sequences in a plain loop: no prompts, no sampling, no text, nobody joining
-or leaving. The engine serves as many closed-loop clients with short questions under one system prompt, and
-each question and answer is different. What lies between the two is the cost of serving.
+The engine serves closed-loop clients with short questions under one system prompt; each question and answer
+is different. The ceiling (benchmarks/ceiling.py) is a bare loop over the same number of tokens: what lies
+between the two is the cost of serving.
 
     python -m benchmarks.engine_bench --model model.gguf --clients 1 16 32 --temperature 1 0
 
@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 from itertools import count, pairwise
 from typing import Any
 
+from benchmarks.ceiling import Work, bare_loop
 from worker.llama import BatchedLlama
 from worker.machine import available_cores
-from worker.model_runner import Chunk, LlamaRunner
+from worker.model_runner import LlamaRunner
 
 SYSTEM = (
     "You are a friendly and knowledgeable assistant for people who watch the sky. Answer in a few clear "
@@ -66,27 +67,6 @@ class Result:
     )
 
 
-def ceiling(llama: BatchedLlama, num_sequences: int, steps: int) -> float:
-    """Tokens per second of a loop that does nothing but llama_decode."""
-    runner = LlamaRunner(
-        llama._model,
-        num_slots=num_sequences,
-        context_length=512,
-        n_batch=512,
-        n_threads=available_cores(),
-    )
-    for slot in range(num_sequences):
-        runner.decode([Chunk(slot, 0, range(1000 + slot, 1064 + slot))])
-    started = 0.0
-    for step in range(steps + 2):
-        if step == 2:
-            started = time.perf_counter()
-        runner.decode([Chunk(slot, 64 + step, (1000 + slot,), 1) for slot in range(num_sequences)])
-    elapsed = time.perf_counter() - started
-    runner.close()
-    return num_sequences * steps / elapsed
-
-
 async def client(
     llama: BatchedLlama,
     questions: Iterator[list[int]],
@@ -120,13 +100,16 @@ def measure(llama: BatchedLlama, clients: int, temperature: float, seconds: floa
     after = llama.stats()
     output = after.num_output_tokens_total - before.num_output_tokens_total
     prompt = after.num_prompt_tokens_total - before.num_prompt_tokens_total
+    cached = after.num_cached_tokens_total - before.num_cached_tokens_total
+    finished = len(times)
+    work = Work(clients, cached // finished, prompt // finished, output // finished)
     first = [answer[1] - answer[0] for answer in times if len(answer) > 1]
     gaps = [b - a for answer in times for a, b in pairwise(answer[1:])]
     return Result(
         clients=clients,
         temperature=temperature,
         tokens_per_second=output / elapsed,
-        ceiling=ceiling(llama, clients, max(8, 200 // clients)),
+        ceiling=bare_loop(llama._model, work, available_cores()),
         ttft_p50=statistics.median(first),
         ttft_p95=quantile(first, 0.95),
         inter_token_p50=statistics.median(gaps),

@@ -37,6 +37,8 @@ class Reply:
     content_times: tuple[float, ...]
     tokens: int
     error: str | None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, as far as the server says so
 
     @property
     def time_to_first_token(self) -> float:
@@ -118,7 +120,7 @@ def chat_request(body: dict[str, Any]) -> bytes:
 def decode(recording: Recording) -> Reply:
     """What the recorded answer amounts to: when text came, how many tokens, whether it was whole."""
     times: list[float] = []
-    tokens: int | None = None
+    usage: dict[str, Any] = {}
     finished = False
     status, body = split_head(recording.pieces)
     error = recording.error or (None if status == 200 else f"HTTP status {status}")
@@ -128,8 +130,7 @@ def decode(recording: Recording) -> Reply:
         event = json.loads(payload)
         if "error" in event:
             error = f"error event: {event['error']}"
-        if usage := event.get("usage"):
-            tokens = usage["completion_tokens"]
+        usage = event.get("usage") or usage
         for choice in event.get("choices", ()):
             finished = finished or choice["finish_reason"] is not None
             if choice["delta"].get("content"):
@@ -137,7 +138,13 @@ def decode(recording: Recording) -> Reply:
     if error is None and not finished:
         error = "the stream ended early"
     return Reply(
-        recording.sent, recording.closed, tuple(times), len(times) if tokens is None else tokens, error
+        recording.sent,
+        recording.closed,
+        tuple(times),
+        usage.get("completion_tokens", len(times)),
+        error,
+        usage.get("prompt_tokens", 0),
+        (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
     )
 
 

@@ -24,6 +24,7 @@ class Summary:
 
     `ttft` runs from opening the connection to the first text; `itl` is the gap between consecutive
     pieces of text within a stream. A peer that sends several tokens in one piece has fewer, longer gaps.
+    `prompt` is prompt tokens per request, all and those that were cached.
     `cpu` is cores in use by the server, by the load generator, and by others: a run that others disturbed
     says nothing about the server. `runs` is the number of repeats that these are the medians of.
     """
@@ -36,6 +37,7 @@ class Summary:
     errors: int
     tokens: int
     tokens_per_request: float
+    prompt: tuple[float, float]
     peak_rss: float
     cpu: tuple[float, ...]
     runs: int = 1
@@ -73,10 +75,18 @@ def summarize(replies: Sequence[Reply], peak_rss: float, cpu: CpuUse) -> Summary
         requests=len(replies),
         errors=len(replies) - len(good),
         tokens=tokens,
-        tokens_per_request=tokens / len(good) if good else math.nan,
+        tokens_per_request=_mean([reply.tokens for reply in good]),
+        prompt=(
+            _mean([reply.prompt_tokens for reply in good]),
+            _mean([reply.cached_tokens for reply in good]),
+        ),
         peak_rss=peak_rss,
         cpu=(cpu.server, cpu.client, cpu.others),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
 
 
 def median(summaries: Sequence[Summary]) -> Summary:
@@ -102,11 +112,12 @@ def ratios(ours: Summary, peer: Summary) -> dict[str, float]:
 
 
 Results = dict[int, dict[str, Summary]]  # clients -> peer -> median summary
+Ceilings = dict[int, float]  # clients -> tokens per second of a bare loop over what ours computed
 
 HEADER = (
     f"{'clients':>7} {'peer':<14} {'tok/s':>7} {'req/s':>6} {'TTFT p50/p95/p99 s':>20} "
-    f"{'ITL p50/p95/p99 ms':>20} {'tok/req':>7} {'errors':>6} {'RSS MiB':>8} {'CPU server/client/others':>25}"
-    f" {'runs':>4}"
+    f"{'ITL p50/p95/p99 ms':>20} {'prompt/cached/out':>17} {'errors':>6} {'RSS MiB':>8} "
+    f"{'CPU server/client/others':>25} {'runs':>4}"
 )
 
 
@@ -114,24 +125,28 @@ def row(clients: int, name: str, summary: Summary) -> str:
     ttft = "/".join(f"{value:.2f}" for value in summary.ttft)
     itl = "/".join(f"{value * 1000:.0f}" for value in summary.itl)
     cpu = "/".join(f"{value:.2f}" for value in summary.cpu)
+    tokens = "/".join(f"{value:.1f}" for value in (*summary.prompt, summary.tokens_per_request))
     return (
         f"{clients:>7} {name:<14} {summary.tokens_per_s:>7.1f} {summary.requests_per_s:>6.2f} {ttft:>20} "
-        f"{itl:>20} {summary.tokens_per_request:>7.1f} {summary.errors:>6} {summary.peak_rss:>8.0f} "
+        f"{itl:>20} {tokens:>17} {summary.errors:>6} {summary.peak_rss:>8.0f} "
         f"{cpu:>25} {summary.runs:>4}{' disturbed' * summary.disturbed}"
     )
 
 
-def table(results: Results) -> str:
+def table(results: Results, ceilings: Ceilings) -> str:
     lines = [HEADER]
     for clients, peers in results.items():
         lines += [row(clients, name, summary) for name, summary in peers.items()]
+        if ceiling := ceilings.get(clients):
+            share = peers["ours"].tokens_per_s / ceiling
+            lines.append(f"{clients:>7} {'bare loop':<14} {ceiling:>7.1f} of which ours reaches {share:.2f}")
         for name in peers.keys() - {"ours"} if "ours" in peers else ():
             ratio = ratios(peers["ours"], peers[name])
             lines.append(" " * 8 + f"ours / {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in ratio.items()))
     return "\n".join(lines)
 
 
-def as_json(results: Results) -> dict[str, Any]:
+def as_json(results: Results, ceilings: Ceilings) -> dict[str, Any]:
     """Plain data; what could not be measured is null, since JSON has no NaN."""
     document: dict[str, Any] = {}
     for clients, peers in results.items():
@@ -139,6 +154,8 @@ def as_json(results: Results) -> dict[str, Any]:
         if "ours" in peers:
             others = [name for name in peers if name != "ours"]
             level["ratios"] = {name: ratios(peers["ours"], peers[name]) for name in others}
+        if clients in ceilings:
+            level["ceiling_tokens_per_s"] = ceilings[clients]
         document[str(clients)] = level
     rounded: dict[str, Any] = _rounded(document)
     return rounded

@@ -29,7 +29,10 @@ def chunked(*parts: bytes) -> bytes:
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-USAGE = event(choices=[], usage={"completion_tokens": 7})
+CACHED = {"cached_tokens": 60}
+USAGE = event(
+    choices=[], usage={"prompt_tokens": 100, "completion_tokens": 7, "prompt_tokens_details": CACHED}
+)
 ANSWER = (delta(""), delta("Hel"), delta("lo"), delta(None, "length"), USAGE, b"data: [DONE]\n\n")
 
 
@@ -42,6 +45,7 @@ def stamped(data: bytes, size: int) -> list[Stamped]:
 def test_an_answer_decodes_the_same_however_the_network_cuts_it(size: int) -> None:
     reply = decode(Recording(sent=0.0, pieces=stamped(HEAD + chunked(*ANSWER), size), closed=9.0))
     assert (len(reply.content_times), reply.tokens, reply.error) == (2, 7, None)
+    assert (reply.prompt_tokens, reply.cached_tokens) == (100, 60)
 
 
 def test_an_event_is_stamped_with_the_arrival_of_its_last_byte() -> None:
@@ -141,6 +145,11 @@ def test_summary_counts_only_whole_answers_over_the_whole_wall_time() -> None:
     assert (summary.ttft[0], summary.itl[0]) == (2.0, 2.0)
 
 
+def test_the_table_says_what_share_of_the_ceiling_is_reached() -> None:
+    one = replace(report.summarize([reply(0.0, (1.0, 2.0))], 100.0, CPU), tokens_per_s=80.0)
+    assert "100.0 of which ours reaches 0.80" in report.table({32: {"ours": one}}, {32: 100.0})
+
+
 def test_median_over_repeats_is_by_field_and_adds_up_errors() -> None:
     one = report.summarize([reply(0.0, (1.0, 2.0))], 100.0, CPU)
     runs = [
@@ -177,7 +186,7 @@ def test_llama_server_gets_the_setting_that_tuning_found(
 
 def test_the_last_line_is_json_even_where_nothing_could_be_measured() -> None:
     broken = report.summarize([reply(0.0, (1.0,), "failed")], 1.0, CPU)
-    line = report.last_line({"levels": report.as_json({1: {"ours": broken, "stock": broken}})})
+    line = report.last_line({"levels": report.as_json({1: {"ours": broken, "stock": broken}}, {1: 2.0})})
     level = json.loads(line)["levels"]["1"]
     assert (level["ours"]["ttft"], level["ours"]["errors"], "\n" in line) == ([None] * 3, 1, False)
     assert level["ratios"]["stock"]["ttft_p95"] is None
