@@ -68,6 +68,35 @@ def test_a_burst_of_prompts_is_not_paced_by_the_one_that_came_first() -> None:
     assert all(sequence.num_output == 1 for sequence in burst)
 
 
+def test_short_prompts_beside_many_streams_are_computed_as_they_come() -> None:
+    engine = make_engine(FakeModelRunner(num_slots=32, context_length=200, max_batch=512))
+    for i in range(20):
+        submit(engine, make_sequence([1 + i, 2, 3], max_tokens=100))
+    for _ in range(10):
+        engine.step()
+    late = [submit(engine, make_sequence([30 + i] * 30, max_tokens=50)) for i in range(10)]
+    engine.step()
+    assert all(sequence.num_output == 1 for sequence in late)
+
+
+def test_long_prompts_share_what_the_streams_can_spare() -> None:
+    runner = FakeModelRunner(num_slots=32, context_length=500, max_batch=512)
+    engine = make_engine(runner)
+    for i in range(20):
+        submit(engine, make_sequence([1 + i, 2, 3], max_tokens=100))
+    for _ in range(10):
+        engine.step()
+    started = runner.time
+    engine.step()
+    undisturbed = runner.time - started
+    for i in range(5):
+        submit(engine, make_sequence([30 + i] * 400, max_tokens=50))
+    engine.step()  # learns the price of a prompt token
+    started = runner.time
+    engine.step()
+    assert runner.time - started <= 3 * undisturbed
+
+
 def test_a_prompt_is_computed_at_once_when_nothing_else_runs() -> None:
     runner = FakeModelRunner(context_length=200, max_batch=200)
     engine = make_engine(runner)

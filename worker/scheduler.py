@@ -5,6 +5,7 @@ Knows sequences and slots, never logits. First come, first served.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -25,48 +26,61 @@ class PrefillPacer:
     """How many prompt tokens a step may take on beside its decodes, learned from how long steps took.
 
     Prompt tokens get dearer with the length of what they attend to, and every model and machine has its own
-    prices; so the last step's price sets the next one's share.
+    prices; so the last step's price sets the next one's share. What a step takes without prompt tokens has
+    to be known for that, about: where it is not, or was long ago, one step leaves them out.
     """
 
     MAX_SLOWDOWN = 2.6  # of a step with prompt tokens over one without; somewhat below the 3 that is promised
     MIN_SHARE = 4  # prompts must get on, even beside the very short steps of a few streams
     TILE = 64  # llama.cpp's attention is twice as fast from 64 tokens of a sequence on
     SMOOTHING = 0.3
+    MEASURE_EVERY = 64  # steps with prompt tokens, after which one goes without
 
     def __init__(self) -> None:
-        self._plain: dict[int, float] = {}  # seconds of a step without prompt tokens, by its decodes
+        self._plain: dict[int, float] = {}  # seconds of a step without prompt tokens, by `_width`
         self._per_token: float | None = None
+        self._since_plain = 0
 
     def share(self, num_decodes: int) -> int:
         """Prompt tokens for a step with so many decodes; one more than whole tiles where that is possible.
 
         One more, since the first token of each prompt is computed together with the decodes.
         """
-        if self._per_token is None or not self._plain:
-            return 8 + 3 * num_decodes  # a guess that suits small models
-        spare = (self.MAX_SLOWDOWN - 1) * self._plain_seconds(num_decodes)
-        share = max(self.MIN_SHARE, int(spare / self._per_token))
+        plain = self._plain.get(_width(num_decodes))
+        if plain is None or self._since_plain >= self.MEASURE_EVERY:
+            return 0
+        if self._per_token is None:
+            return max(self.MIN_SHARE, num_decodes)  # a careful guess
+        share = max(self.MIN_SHARE, int((self.MAX_SLOWDOWN - 1) * plain / self._per_token))
         return share if share <= self.TILE else (share - 1) // self.TILE * self.TILE + 1
 
     def observe(self, num_decodes: int, num_prompt_tokens: int, seconds: float) -> None:
-        if num_decodes and not num_prompt_tokens:
-            self._plain[num_decodes] = self._smooth(self._plain.get(num_decodes), seconds)
-        elif num_decodes and self._plain:
-            extra = max(0.0, seconds - self._plain_seconds(num_decodes))
+        if not num_decodes:
+            return
+        width = _width(num_decodes)
+        if not num_prompt_tokens:
+            self._plain[width] = self._smooth(self._plain.get(width), seconds)
+            self._since_plain = 0
+        elif width in self._plain:
+            extra = max(0.0, seconds - self._plain[width])
             # Never free: a step that was fast by chance must not open the gates.
             price = max(extra / num_prompt_tokens, seconds / (num_decodes + num_prompt_tokens) / 4)
             self._per_token = self._smooth(self._per_token, price)
-
-    def _plain_seconds(self, num_decodes: int) -> float:
-        nearest = min(self._plain, key=lambda n: abs(n - num_decodes))
-        return self._plain[nearest]
+            self._since_plain += 1
 
     def _smooth(self, old: float | None, new: float) -> float:
         return new if old is None else old + self.SMOOTHING * (new - old)
 
 
+def _width(num_decodes: int) -> int:
+    """Batches that take about as long: half an octave."""
+    return round(2 * math.log2(num_decodes))
+
+
 class Scheduler:
     """`waiting` until a slot is free, then `running` in the order of admission."""
+
+    SHORT_PER_DECODE = 4  # prompt tokens beside each decode that make a step about three times as long
 
     def __init__(self, kv_cache: KVCache, max_batch: int) -> None:
         self.kv_cache = kv_cache
@@ -79,26 +93,38 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self) -> list[Scheduled]:
-        """Admit who fits, then spend the step's token budget: decodes first, then prompts in order."""
+        """Admit who fits, then spend the step's token budget: decodes first, then prompts in order.
+
+        A short prompt is computed whole, with as many like it as the batch has room for: the sooner a burst
+        of them is through, the better for everybody. Long ones take turns at what the pacer allows, so that
+        streams go on beside them.
+        """
         self._admit()
         self._fill_from_donors()
         self.kv_cache.close_gap()
         decoding = [s for s in self.running if not s.is_prefill]
         scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
         budget = self.max_batch - len(scheduled)
-        # Pacing protects the many from the few: where more wait for their first token than would be slowed
-        # down, a burst of requests is computed at full speed.
-        if 2 * len(decoding) >= len(self.running):
-            budget = min(budget, self.pacer.share(len(decoding)))
+        short, share = self._prompt_limits(len(decoding), budget)
         for sequence in self.running:
-            if budget <= 0:
-                break
             if sequence.is_prefill and sequence.donor is None:
                 num_tokens = min(budget, sequence.num_uncomputed)
-                budget -= num_tokens
-                scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
+                if num_tokens > short:
+                    num_tokens = min(num_tokens, share)
+                    share -= num_tokens
+                if num_tokens > 0:
+                    budget -= num_tokens
+                    scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
         scheduled.sort(key=_slot)  # llama.cpp computes together what is next to each other
         return scheduled
+
+    def _prompt_limits(self, num_decodes: int, budget: int) -> tuple[int, int]:
+        """Up to which length a prompt counts as short, and what the longer ones have together."""
+        # Pacing protects the many from the few; where fewer decode than wait, prompts have the whole batch.
+        if not num_decodes or 2 * num_decodes < len(self.running):
+            return budget, budget
+        share = self.pacer.share(num_decodes)
+        return (max(share, self.SHORT_PER_DECODE * num_decodes) if share else 0), share
 
     def observe(self, scheduled: list[Scheduled], seconds: float) -> None:
         """Learn from how long a step took."""
