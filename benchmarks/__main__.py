@@ -43,7 +43,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 ModelOption = Annotated[Path | None, typer.Option(help="GGUF file; by default the small model from PyPI")]
 PeersOption = Annotated[str, typer.Option(help="comma-separated: ours, stock, llama-server")]
 SamplingOption = Annotated[str, typer.Option(help="greedy, openai (temperature 1, top_p 1) or full")]
-RequestsOption = Annotated[int, typer.Option(help="requests at each level; never under two a client")]
+RequestsOption = Annotated[int, typer.Option(help="requests at each level; never under three a client")]
 ContextOption = Annotated[int, typer.Option(help="context in tokens for each sequence")]
 
 
@@ -69,7 +69,7 @@ def levels(
                 if peer is STOCK and repeat > 0:
                     continue  # one request at a time takes minutes at 100 clients, and varies little
                 its_setup = scenarios.setup_for(peer, setup, load)
-                summary = scenarios.run_level(peer, its_setup, workload, load, max(min_requests, 2 * load))
+                summary = scenarios.run_level(peer, its_setup, workload, load, max(min_requests, 3 * load))
                 runs[load, peer.name].append(summary)
                 print(report.row(load, peer.name, summary), flush=True)
                 if peer is OURS:
@@ -99,7 +99,7 @@ def tune(
     print(report.HEADER)
     for load in map(int, clients.split(",")):
         tried = []
-        num_requests = max(min_requests, 2 * load)
+        num_requests = max(min_requests, 3 * load)
         for setup, summary in scenarios.tune(base, scenarios.Workload(sampling), load, num_requests):
             tried.append((summary.tokens_per_s, setup.slots, setup.kv_unified))
             print(report.row(load, f"{setup.slots}{' unified' * setup.kv_unified}", summary), flush=True)

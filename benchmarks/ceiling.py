@@ -3,9 +3,11 @@
 No sampling, no text, no HTTP, and nobody joins or leaves: all sequences read their prompts together and then
 decode together. A server that did nothing else but compute the tokens it was asked for would be as fast.
 
-    python -m benchmarks.ceiling --model model.gguf --sequences 32 --cached 60 --prompt 46 --output 64
+Prints the output tokens per second:
 
-Prints the output tokens per second. A process of its own, so that it starts as the servers do.
+    python -m benchmarks.ceiling model.gguf --sequences 32 --cached 60 --prompt 46 --output 64
+
+A process of its own, so that it starts as the servers do.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ def measure(model: Path, work: Work, threads: int) -> float:
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def main(model: Path, sequences: int, cached: int, prompt: int, output: int, threads: int = 2) -> None:
+def main(
+    model: Path, sequences: int = 32, cached: int = 60, prompt: int = 46, output: int = 64, threads: int = 2
+) -> None:
     """Print the output tokens per second of a bare loop."""
     from worker.llama import BatchedLlama
 

@@ -20,12 +20,16 @@ Stamped = tuple[float, bytes]  # the moment bytes arrived, and the bytes
 
 @dataclass(slots=True)
 class Recording:
-    """One exchange as it came off the socket; times are `time.perf_counter()` seconds."""
+    """One exchange as it came off the socket; times are `time.perf_counter()` seconds.
+
+    `opening`: a client's first, sent at the same moment as every other client's.
+    """
 
     sent: float
     pieces: list[Stamped] = field(default_factory=list)
     closed: float = 0.0
     error: str | None = None
+    opening: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Reply:
     error: str | None
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of the prompt, as far as the server says so
+    opening: bool = False
 
     @property
     def time_to_first_token(self) -> float:
@@ -96,8 +101,11 @@ async def closed_loop(port: int, requests: Iterable[bytes], clients: int) -> lis
     recordings: list[Recording] = []
 
     async def client() -> None:
+        opening = True
         for request in pending:
-            recordings.append(await exchange(port, request))
+            recording = await exchange(port, request)
+            recording.opening, opening = opening, False
+            recordings.append(recording)
 
     gc.disable()  # a collection in the client would show up as latency of the server
     try:
@@ -145,6 +153,7 @@ def decode(recording: Recording) -> Reply:
         error,
         usage.get("prompt_tokens", 0),
         (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+        recording.opening,
     )
 
 

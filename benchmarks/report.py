@@ -22,8 +22,10 @@ DISTURBED = 0.2  # cores taken by others, above which a figure is not to be trus
 class Summary:
     """One peer at one load. Times in seconds, memory in MiB; `ttft` and `itl` are p50, p95, p99.
 
-    `ttft` runs from opening the connection to the first text; `itl` is the gap between consecutive
-    pieces of text within a stream. A peer that sends several tokens in one piece has fewer, longer gaps.
+    `ttft` runs from opening the connection to the first text. The first requests of all clients come at one
+    moment, which no later ones do: their times are in `opening_ttft`, the others' in `ttft`. `itl` is the gap
+    between consecutive pieces of text within a stream. A peer that sends several tokens in one piece has
+    fewer, longer gaps.
     `prompt` is prompt tokens per request, all and those that were cached.
     `cpu` is cores in use by the server, by the load generator, and by others: a run that others disturbed
     says nothing about the server. `runs` is the number of repeats that these are the medians of.
@@ -32,6 +34,7 @@ class Summary:
     tokens_per_s: float
     requests_per_s: float
     ttft: tuple[float, ...]
+    opening_ttft: tuple[float, ...]
     itl: tuple[float, ...]
     requests: int
     errors: int
@@ -70,7 +73,8 @@ def summarize(replies: Sequence[Reply], peak_rss: float, cpu: CpuUse) -> Summary
     return Summary(
         tokens_per_s=tokens / seconds,
         requests_per_s=len(good) / seconds,
-        ttft=percentiles([reply.time_to_first_token for reply in good if reply.content_times]),
+        ttft=_ttft([reply for reply in good if not reply.opening]),
+        opening_ttft=_ttft([reply for reply in good if reply.opening]),
         itl=percentiles([gap for reply in good for gap in reply.gaps]),
         requests=len(replies),
         errors=len(replies) - len(good),
@@ -83,6 +87,10 @@ def summarize(replies: Sequence[Reply], peak_rss: float, cpu: CpuUse) -> Summary
         peak_rss=peak_rss,
         cpu=(cpu.server, cpu.client, cpu.others),
     )
+
+
+def _ttft(replies: Sequence[Reply]) -> tuple[float, ...]:
+    return percentiles([reply.time_to_first_token for reply in replies if reply.content_times])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -107,6 +115,7 @@ def ratios(ours: Summary, peer: Summary) -> dict[str, float]:
     return {
         "tokens_per_s": ours.tokens_per_s / peer.tokens_per_s if peer.tokens_per_s else math.nan,
         "ttft_p95": ours.ttft[1] / peer.ttft[1],
+        "opening_ttft_p95": ours.opening_ttft[1] / peer.opening_ttft[1],
         "itl_p95": ours.itl[1] / peer.itl[1],
     }
 
@@ -115,7 +124,7 @@ Results = dict[int, dict[str, Summary]]  # clients -> peer -> median summary
 Ceilings = dict[int, float]  # clients -> tokens per second of a bare loop over what ours computed
 
 HEADER = (
-    f"{'clients':>7} {'peer':<14} {'tok/s':>7} {'req/s':>6} {'TTFT p50/p95/p99 s':>20} "
+    f"{'clients':>7} {'peer':<14} {'tok/s':>7} {'req/s':>6} {'TTFT p50/p95/p99 s':>20} {'opening':>15} "
     f"{'ITL p50/p95/p99 ms':>20} {'prompt/cached/out':>17} {'errors':>6} {'RSS MiB':>8} "
     f"{'CPU server/client/others':>25} {'runs':>4}"
 )
@@ -123,12 +132,13 @@ HEADER = (
 
 def row(clients: int, name: str, summary: Summary) -> str:
     ttft = "/".join(f"{value:.2f}" for value in summary.ttft)
+    opening = "/".join(f"{value:.2f}" for value in summary.opening_ttft)
     itl = "/".join(f"{value * 1000:.0f}" for value in summary.itl)
     cpu = "/".join(f"{value:.2f}" for value in summary.cpu)
     tokens = "/".join(f"{value:.1f}" for value in (*summary.prompt, summary.tokens_per_request))
     return (
         f"{clients:>7} {name:<14} {summary.tokens_per_s:>7.1f} {summary.requests_per_s:>6.2f} {ttft:>20} "
-        f"{itl:>20} {tokens:>17} {summary.errors:>6} {summary.peak_rss:>8.0f} "
+        f"{opening:>15} {itl:>20} {tokens:>17} {summary.errors:>6} {summary.peak_rss:>8.0f} "
         f"{cpu:>25} {summary.runs:>4}{' disturbed' * summary.disturbed}"
     )
 

@@ -68,15 +68,14 @@ def test_a_burst_of_prompts_is_not_paced_by_the_one_that_came_first() -> None:
     assert all(sequence.num_output == 1 for sequence in burst)
 
 
-def test_short_prompts_beside_many_streams_are_computed_as_they_come() -> None:
+def test_what_a_step_takes_without_prompts_is_measured_and_not_guessed_from_a_narrower_one() -> None:
     engine = make_engine(FakeModelRunner(num_slots=32, context_length=200, max_batch=512))
-    for i in range(20):
-        submit(engine, make_sequence([1 + i, 2, 3], max_tokens=100))
-    for _ in range(10):
+    submit(engine, make_sequence([1, 2, 3], max_tokens=10))
+    run(engine)  # all that is known is what one stream takes
+    burst = [submit(engine, make_sequence([2 + i] * 20, max_tokens=50)) for i in range(32)]
+    for _ in range(20):
         engine.step()
-    late = [submit(engine, make_sequence([30 + i] * 30, max_tokens=50)) for i in range(10)]
-    engine.step()
-    assert all(sequence.num_output == 1 for sequence in late)
+    assert all(sequence.num_output for sequence in burst)
 
 
 def test_long_prompts_share_what_the_streams_can_spare() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from worker.kv_cache import KVCache
@@ -86,6 +87,7 @@ class Scheduler:
         self.kv_cache = kv_cache
         self.max_batch = max_batch
         self.pacer = PrefillPacer()
+        self._overdrawn = 0  # prompt tokens beyond the pacer's share, which the next steps make up for
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -93,38 +95,44 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self) -> list[Scheduled]:
-        """Admit who fits, then spend the step's token budget: decodes first, then prompts in order.
-
-        A short prompt is computed whole, with as many like it as the batch has room for: the sooner a burst
-        of them is through, the better for everybody. Long ones take turns at what the pacer allows, so that
-        streams go on beside them.
-        """
+        """Admit who fits, then spend the step's token budget: decodes first, then prompts in order."""
         self._admit()
         self._fill_from_donors()
         self.kv_cache.close_gap()
         decoding = [s for s in self.running if not s.is_prefill]
         scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
         budget = self.max_batch - len(scheduled)
-        short, share = self._prompt_limits(len(decoding), budget)
-        for sequence in self.running:
-            if sequence.is_prefill and sequence.donor is None:
-                num_tokens = min(budget, sequence.num_uncomputed)
-                if num_tokens > short:
-                    num_tokens = min(num_tokens, share)
-                    share -= num_tokens
-                if num_tokens > 0:
-                    budget -= num_tokens
-                    scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
+        scheduled += self._prompts(len(decoding), budget)
         scheduled.sort(key=_slot)  # llama.cpp computes together what is next to each other
         return scheduled
 
-    def _prompt_limits(self, num_decodes: int, budget: int) -> tuple[int, int]:
-        """Up to which length a prompt counts as short, and what the longer ones have together."""
-        # Pacing protects the many from the few; where fewer decode than wait, prompts have the whole batch.
-        if not num_decodes or 2 * num_decodes < len(self.running):
-            return budget, budget
-        share = self.pacer.share(num_decodes)
-        return (max(share, self.SHORT_PER_DECODE * num_decodes) if share else 0), share
+    def _prompts(self, num_decodes: int, budget: int) -> list[Scheduled]:
+        """Prompts in their order: short ones whole, since cutting costs, long ones as far as is allowed."""
+        # Pacing protects the many from the few: where more wait for their first token than would be slowed
+        # down, a burst of requests is computed at full speed.
+        paced = num_decodes > 0 and 2 * num_decodes >= len(self.running)
+        short, allowed = budget, budget
+        if paced:
+            share = self.pacer.share(num_decodes)
+            short = max(share, self.SHORT_PER_DECODE * num_decodes)
+            allowed = share - self._overdrawn
+        scheduled: list[Scheduled] = []
+        for sequence in self.running:
+            if allowed <= 0:
+                break
+            if sequence.is_prefill and sequence.donor is None:
+                num_tokens = sequence.num_uncomputed
+                if num_tokens > short:
+                    num_tokens = allowed
+                if num_tokens > budget:
+                    if scheduled:
+                        break  # the next step has room for all of it
+                    num_tokens = budget
+                budget -= num_tokens
+                allowed -= num_tokens
+                scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
+        self._overdrawn = max(0, -allowed) if paced else 0
+        return scheduled
 
     def observe(self, scheduled: list[Scheduled], seconds: float) -> None:
         """Learn from how long a step took."""
