@@ -76,16 +76,7 @@ def _compute(runner: Any, slots: Sequence[int], position: int, length: int, logi
 def measure(model: Path, work: Work, threads: int) -> float:
     """`bare_loop` in a fresh process."""
     options = [text for name, value in asdict(work).items() for text in (f"--{name}", str(value))]
-    command = [
-        sys.executable,
-        "-m",
-        __spec__.name,
-        "--model",
-        str(model),
-        "--threads",
-        str(threads),
-        *options,
-    ]
+    command = [sys.executable, "-m", "benchmarks.ceiling", str(model), "--threads", str(threads), *options]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 

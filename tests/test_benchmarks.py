@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report, scenarios
+from benchmarks import ceiling, report, scenarios
 from benchmarks.load import Recording, Reply, Stamped, chat_request, closed_loop, dechunk, decode, events
 from benchmarks.machine import CpuUse
 from benchmarks.peers import LLAMA_SERVER, Setup
+from worker.models import default_model
 
 
 def event(**fields: object) -> bytes:
@@ -143,6 +144,11 @@ def test_summary_counts_only_whole_answers_over_the_whole_wall_time() -> None:
     assert (summary.tokens, summary.errors, summary.requests) == (5, 1, 3)
     assert (summary.tokens_per_s, summary.requests_per_s) == (0.5, 0.2)
     assert (summary.ttft[0], summary.itl[0]) == (2.0, 2.0)
+
+
+def test_the_ceiling_is_measured_in_a_process_of_its_own() -> None:
+    work = ceiling.Work(sequences=3, cached=8, prompt=5, output=4)
+    assert ceiling.measure(default_model(), work, threads=1) > 0
 
 
 def test_the_table_says_what_share_of_the_ceiling_is_reached() -> None:
