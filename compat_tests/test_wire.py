@@ -58,6 +58,7 @@ def test_a_stopping_server_ends_its_streams_with_an_error() -> None:
             last = [line for line in lines if line][-1]
         assert "shutting down" in json.loads(last.removeprefix("data: "))["error"]["message"]
         assert server.process.wait(timeout=20) is not None
+    assert "Ctrl-C again stops at once" in server.printed()
 
 
 def start_and_fail(*arguments: str, **environment: str) -> str:

@@ -41,6 +41,11 @@ class Server(uvicorn.Server):
         if self.started:
             typer.echo(self._banner)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.server_state.tasks:
+            typer.echo("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
+        await super().shutdown(sockets)
+
 
 def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
     """Load the model, serve until told to stop, free the model."""
