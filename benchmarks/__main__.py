@@ -12,12 +12,13 @@ The peers run the same model file with the same threads and context for each seq
   llama-server  llama.cpp's own C++ server from the wheel xllamacpp, at its best slots and KV layout for
                 each load. The wheel is built for AVX2; a native build would be some percent faster.
 
+  modal         (on request) app.py in the local Modal control plane of the tests
   bare loop     not a server but the ceiling: llama_decode over the tokens that ours had to compute
 
 Peers take turns at each level, so that drift of the machine hits all of them alike, and figures are
-medians over repeats (stock, which takes minutes at 100 clients, runs once; the table says so). Client and
-server share the cores: what the client and others took is reported, and a disturbed run is marked.
-The very last line of stdout is one compact JSON document.
+medians over repeats. Stock answers one request at a time, whatever the load: it runs once, at up to 16
+clients. Client and server share the cores: what the client and others took is reported, and a disturbed
+run is marked. The very last line of stdout is one compact JSON document.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import ceiling, report, scenarios
+from benchmarks import ceiling, modal_events, report, scenarios
+from benchmarks import equality as equality_of
 from benchmarks.peers import CACHE, OURS, PEERS, STOCK, Setup, running
 from worker.model_runner import MAX_SLOTS
+
+STOCK_LOAD = 16  # clients, above which stock takes many minutes and shows nothing new
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 ModelOption = Annotated[Path | None, typer.Option(help="GGUF file; by default the small model from PyPI")]
-PeersOption = Annotated[str, typer.Option(help="comma-separated: ours, stock, llama-server")]
+PeersOption = Annotated[str, typer.Option(help="comma-separated: ours, stock, llama-server, modal")]
 SamplingOption = Annotated[str, typer.Option(help="greedy, openai (temperature 1, top_p 1) or full")]
-RequestsOption = Annotated[int, typer.Option(help="requests at each level; never under three a client")]
+RequestsOption = Annotated[int, typer.Option(help="requests at a level, at least")]
 ContextOption = Annotated[int, typer.Option(help="context in tokens for each sequence")]
 
 
@@ -66,10 +70,11 @@ def levels(
     for repeat in range(repeats):
         for load in map(int, clients.split(",")):
             for peer in (PEERS[name] for name in peers.split(",")):
-                if peer is STOCK and repeat > 0:
-                    continue  # one request at a time takes minutes at 100 clients, and varies little
+                if peer is STOCK and (repeat > 0 or load > STOCK_LOAD):
+                    continue
                 its_setup = scenarios.setup_for(peer, setup, load)
-                summary = scenarios.run_level(peer, its_setup, workload, load, max(min_requests, 3 * load))
+                num_requests = scenarios.num_requests(load, min_requests)
+                summary = scenarios.run_level(peer, its_setup, workload, load, num_requests)
                 runs[load, peer.name].append(summary)
                 print(report.row(load, peer.name, summary), flush=True)
                 if peer is OURS:
@@ -99,7 +104,7 @@ def tune(
     print(report.HEADER)
     for load in map(int, clients.split(",")):
         tried = []
-        num_requests = max(min_requests, 3 * load)
+        num_requests = scenarios.num_requests(load, min_requests)
         for setup, summary in scenarios.tune(base, scenarios.Workload(sampling), load, num_requests):
             tried.append((summary.tokens_per_s, setup.slots, setup.kv_unified))
             print(report.row(load, f"{setup.slots}{' unified' * setup.kv_unified}", summary), flush=True)
@@ -151,6 +156,24 @@ def soak(
     curves = {name: tuple(map(list, zip(*run.curve, strict=True))) for name, run in outcome.items()}
     report.plot({"RSS, MiB": curves}, CACHE / "soak.png", f"{clients} clients", "seconds")  # type: ignore[dict-item]
     _finish("soak", {name: dataclasses.asdict(run) for name, run in outcome.items()})
+
+
+@app.command()
+def modal(model: ModelOption = None, clients: int = 100, min_requests: RequestsOption = 200) -> None:
+    """Between Modal's containers: cold start, cancellation, a lost worker, and load on two workers."""
+    outcome = modal_events.measure(_model(model), clients, min_requests)
+    print(f"{report.HEADER}\n{report.row(clients, 'modal', outcome.load)}")
+    _finish("modal", dataclasses.asdict(outcome))
+
+
+@app.command()
+def equality(model: ModelOption = None, slots: int = 32) -> None:
+    """Whether 50 answers that were batched are the same as one by one, at temperature 0."""
+    total, differences = equality_of.compare(_model(model), slots)
+    for found in differences:
+        print(f"token {found.position}: {found.serial!r} or {found.batched!r}, {found.gap:.4f} apart")
+    document = {"answers": total, "differences": [dataclasses.asdict(found) for found in differences]}
+    _finish("equality", document)
 
 
 def _work(summary: report.Summary, clients: int) -> ceiling.Work:

@@ -1,7 +1,7 @@
 """The servers under test: how each is installed, started, asked whether it is ready, and measured.
 
-Every peer has an environment of its own and gets the same model file, threads and context for each
-sequence, with flash attention on. Only one runs at a time.
+A peer that is not of this project has an environment of its own. All get the same model file, threads and
+context for each sequence, with flash attention on. Only one runs at a time.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ Command = Callable[[Path, Setup, int], list[str]]  # python of the peer's enviro
 
 @dataclass(frozen=True, slots=True)
 class Peer:
+    """`requirements` go into an environment of its own; without any, it runs from this project in ours."""
+
     name: str
     requirements: tuple[str, ...]
     command: Command
@@ -82,15 +84,21 @@ def _llama_server_command(python: Path, setup: Setup, port: int) -> list[str]:
     return shlex.split(f"{command} --context {setup.context} --slots {setup.slots} {layout}")
 
 
+def _modal_command(python: Path, setup: Setup, port: int) -> list[str]:
+    command = f"{python} -m benchmarks.modal_server --model {setup.model} --port {port}"
+    return shlex.split(f"{command} --threads {setup.threads} --context {setup.context}")
+
+
 OURS = Peer("ours", (), _ours_command, _ours_env)
 STOCK = Peer("stock", ("llama-cpp-python[server]==0.3.36",), _stock_command)
 LLAMA_SERVER = Peer("llama-server", ("xllamacpp==2026.10.11549",), _llama_server_command)
-PEERS = {peer.name: peer for peer in (OURS, STOCK, LLAMA_SERVER)}
+MODAL = Peer("modal", (), _modal_command)
+PEERS = {peer.name: peer for peer in (OURS, STOCK, LLAMA_SERVER, MODAL)}
 
 
 def environment(peer: Peer) -> Path:
     """The Python of the peer's own virtual environment, made on first use; ours is the one we run in."""
-    if peer is OURS:
+    if not peer.requirements:
         return Path(sys.executable)
     folder = VENVS / peer.name
     python = folder / "bin" / "python"
@@ -123,7 +131,7 @@ def running(peer: Peer, setup: Setup) -> Iterator[Server]:
             peer.command(python, setup, port),
             stdout=output,
             stderr=output,
-            cwd=ROOT if peer is OURS else CACHE,
+            cwd=CACHE if peer.requirements else ROOT,
             env={**os.environ, **peer.env(setup, port)},
             process_group=0,
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from compat_tests.modal_emulator.control_plane import Ports
 from compat_tests.modal_emulator.emulator import ContainerInfo, ModalEmulator
 from compat_tests.server import Server
 
@@ -25,9 +26,9 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def deployed(model: Path | None, **environment: str) -> Iterator[Deployment]:
+def deployed(model: Path | None, ports: Ports | None = None, /, **environment: str) -> Iterator[Deployment]:
     """`modal deploy app.py` with `model` as models/model_q4_0.gguf on the Volume, open to anyone."""
-    with ModalEmulator() as emulator:
+    with ModalEmulator(ports=ports) as emulator:
         if model is not None:
             place = emulator.volume_path("gguf-models") / "models" / "model_q4_0.gguf"
             place.parent.mkdir(parents=True)
