@@ -80,13 +80,8 @@ def levels(
                 if peer is OURS:
                     bare[load].append(ceiling.measure(setup.model, _work(summary, load), threads))
                     print(f"{load:>7} {'bare loop':<14} {bare[load][-1]:>7.1f}", flush=True)
-    ceilings = {load: statistics.median(rates) for load, rates in bare.items()}
-    results: report.Results = {}
-    for (load, name), summaries in runs.items():
-        results.setdefault(load, {})[name] = report.median(summaries)
-    print(f"\nmedians, {sampling}\n{report.table(results, ceilings)}")
-    plot = report.plot_levels(results, CACHE / f"levels-{sampling}.png", f"{setup.model.name}, {sampling}")
-    _finish(f"levels-{sampling}", {"levels": report.as_json(results, ceilings), "plot": plot and str(plot)})
+        # After every repeat: what an interrupted run has measured is not lost.
+        _report_levels(f"levels-{sampling}", f"{setup.model.name}, {sampling}", runs, bare)
 
 
 @app.command()
@@ -174,6 +169,19 @@ def equality(model: ModelOption = None, slots: int = 32) -> None:
         print(f"token {found.position}: {found.serial!r} or {found.batched!r}, {found.gap:.4f} apart")
     document = {"answers": total, "differences": [dataclasses.asdict(found) for found in differences]}
     _finish("equality", document)
+
+
+def _report_levels(
+    name: str, title: str, runs: dict[tuple[int, str], list[report.Summary]], bare: dict[int, list[float]]
+) -> None:
+    """Medians over the repeats so far: a table, a plot, and the JSON line."""
+    ceilings = {load: statistics.median(rates) for load, rates in bare.items()}
+    results: report.Results = {}
+    for (load, peer), summaries in runs.items():
+        results.setdefault(load, {})[peer] = report.median(summaries)
+    print(f"\nmedians, {title}\n{report.table(results, ceilings)}")
+    plot = report.plot_levels(results, CACHE / f"{name}.png", title)
+    _finish(name, {"levels": report.as_json(results, ceilings), "plot": plot and str(plot)})
 
 
 def _work(summary: report.Summary, clients: int) -> ceiling.Work:
