@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import queue as standard_queue
 import subprocess
@@ -140,3 +141,17 @@ def test_a_mount_path_that_is_taken_is_refused(tmp_path: Path, monkeypatch: pyte
     taken.mkdir()
     with pytest.raises(mounts.MountError, match=str(taken)):
         mounts.wrap(["true"], [mounts.Mount(tmp_path / "volume", str(taken))], tmp_path)
+
+
+def test_hundreds_of_calls_may_wait_on_one_connection(client: Client) -> None:
+    """As a gateway's do: with every stream taken, the call that would end their waiting could not be sent."""
+
+    async def run() -> list[object]:
+        queue = modal.Queue.from_name("streams", create_if_missing=True, client=client)
+        await queue.hydrate.aio()
+        waiting = [asyncio.ensure_future(queue.get.aio(timeout=20)) for _ in range(300)]
+        await asyncio.sleep(0)
+        await queue.put_many.aio(list(range(300)))
+        return list(await asyncio.gather(*waiting))
+
+    assert set(asyncio.run(run())) == set(range(300))

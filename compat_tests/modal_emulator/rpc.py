@@ -9,16 +9,20 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import logging
+from asyncio import BaseTransport
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
+from grpclib.protocol import H2Protocol
 from grpclib.server import Server, Stream
+from h2.settings import SettingCodes
 from modal_proto.api_grpc import ModalClientBase
 
 CLIENT_VERSION = "1.6.4"
+MAX_STREAMS = 100_000
 TASK_HEADER = "x-emulator-task-id"
 
 log = logging.getLogger("modal_emulator")
@@ -73,7 +77,25 @@ def serve(services: Sequence[object]) -> Server:
     """A server that answers every RPC from the first service that has a method of its name."""
     methods = {name: _handler(name, services) for name in ModalClientBase.__abstractmethods__}
     control_plane = type("ControlPlane", (ModalClientBase,), methods)
-    return Server([control_plane()])
+    return _ManyStreams([control_plane()])
+
+
+class _ManyStreams(Server):
+    """A container with a hundred inputs has several RPCs open for each; h2 alone would allow 100 in all."""
+
+    def _protocol_factory(self) -> H2Protocol:
+        protocol: H2Protocol = super()._protocol_factory()
+        connection_made = protocol.connection_made
+
+        def allow_many(transport: BaseTransport) -> None:
+            connection_made(transport)
+            protocol.connection._connection.update_settings(
+                {SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS}
+            )
+            protocol.connection.flush()
+
+        protocol.connection_made = allow_many  # type: ignore[method-assign]
+        return protocol
 
 
 def _handler(name: str, services: Sequence[object]) -> Callable[..., Awaitable[None]]:
