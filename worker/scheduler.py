@@ -30,7 +30,7 @@ class PrefillPacer:
     to be known for that, about: where it is not, or was long ago, one step leaves them out.
     """
 
-    MAX_SLOWDOWN = 2.6  # of a step with prompt tokens over one without; somewhat below the 3 that is promised
+    MAX_SLOWDOWN = 2.6  # of a step with prompt tokens over one without; somewhat below 3, which is the aim
     MIN_SHARE = 4  # prompts must get on, even beside the very short steps of a few streams
     TILE = 64  # llama.cpp's attention is twice as fast from 64 tokens of a sequence on
     SMOOTHING = 0.3
