@@ -78,6 +78,16 @@ def test_what_a_step_takes_without_prompts_is_measured_and_not_guessed_from_a_na
     assert all(sequence.num_output for sequence in burst)
 
 
+def test_a_short_prompt_is_not_cut_where_a_step_ends() -> None:
+    runner = FakeModelRunner(num_slots=8, context_length=200, max_batch=50)
+    engine = make_engine(runner)
+    for i in range(8):
+        submit(engine, make_sequence([2 + i] * 20, max_tokens=1))
+    run(engine)
+    prompts = [len(c.tokens) for batch in runner.batches for c in batch if len(c.tokens) > 1]
+    assert prompts == [20] * 8
+
+
 def test_long_prompts_share_what_the_streams_can_spare() -> None:
     runner = FakeModelRunner(num_slots=32, context_length=500, max_batch=512)
     engine = make_engine(runner)
