@@ -9,7 +9,7 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +23,7 @@ from benchmarks.load import closed_loop, decode
 from benchmarks.machine import CpuMeter
 from benchmarks.scenarios import Workload
 from compat_tests.deployment import WORKER, Deployment, deployed
+from compat_tests.modal_emulator.emulator import ContainerInfo
 
 MODEL = "model_q4_0"
 REPEATS = 9
@@ -115,7 +116,7 @@ def two_workers(deployment: Deployment, clients: int, num_requests: int) -> tupl
 
 
 def _wait(deployment: Deployment, num_inputs: int) -> None:
-    enough: Callable[[list[Any]], bool] = lambda workers: (  # noqa: E731
-        sum(worker.num_inputs for worker in workers) == num_inputs
-    )
-    deployment.emulator.wait_for(enough, WORKER, timeout=60)
+    def reached(workers: list[ContainerInfo]) -> bool:
+        return sum(worker.num_inputs for worker in workers) == num_inputs
+
+    deployment.emulator.wait_for(reached, WORKER, timeout=60)
