@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -27,7 +27,15 @@ def next_token(tokens: Sequence[int]) -> int:
     return 1 + state % (VOCABULARY_SIZE - 1)
 
 
-def continuation(prompt: Sequence[int], length: int) -> list[int]:
+def repeating_token(tokens: Sequence[int]) -> int:
+    """Goes round in circles, but for every 17th token, which depends on all before it."""
+    return next_token(tokens) if len(tokens) % 17 == 0 else 1 + tokens[-1] % 4
+
+
+NextToken = Callable[[Sequence[int]], int]
+
+
+def continuation(prompt: Sequence[int], length: int, next_token: NextToken = next_token) -> list[int]:
     """What a sequence on its own would generate: the oracle."""
     tokens = list(prompt)
     for _ in range(length):
@@ -39,10 +47,16 @@ class FakeModelRunner:
     """Keeps real token lists for cells, and refuses what llama.cpp would refuse."""
 
     def __init__(
-        self, num_slots: int = 4, context_length: int = 64, max_batch: int = 16, copies_are_free: bool = False
+        self,
+        num_slots: int = 4,
+        context_length: int = 64,
+        max_batch: int = 16,
+        copies_are_free: bool = False,
+        next_token: NextToken = next_token,
     ) -> None:
         self.num_slots, self.context_length, self.max_batch = num_slots, context_length, max_batch
         self.copies_are_free = copies_are_free
+        self.next_token = next_token
         self.cells: list[list[int]] = [[] for _ in range(num_slots)]
         self.num_computed = 0
         self.batches: list[list[Chunk]] = []
@@ -69,7 +83,7 @@ class FakeModelRunner:
             self.num_computed += len(chunk.tokens)
             for back in range(chunk.num_logits - 1, -1, -1):
                 row = np.zeros(VOCABULARY_SIZE, np.float32)
-                row[next_token(cells[: len(cells) - back])] = 1
+                row[self.next_token(cells[: len(cells) - back])] = 1
                 rows.append(row)
         return np.stack(rows) if rows else np.empty((0, VOCABULARY_SIZE), np.float32)
 
@@ -113,7 +127,10 @@ def text_of(tokens: Sequence[int]) -> str:
 
 
 def make_engine(
-    runner: FakeModelRunner | None = None, max_waiting: int = 100, prefix_cache: bool = True
+    runner: FakeModelRunner | None = None,
+    max_waiting: int = 100,
+    prefix_cache: bool = True,
+    drafts: bool = True,
 ) -> Engine:
     """An engine without its thread: the test drains and steps."""
     runner = runner or FakeModelRunner()
@@ -122,6 +139,7 @@ def make_engine(
         LetterVocabulary(),
         max_waiting=max_waiting,
         prefix_cache=prefix_cache,
+        drafts=drafts,
         clock=lambda: runner.time,
     )
 

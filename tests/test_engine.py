@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence as SequenceOf
 
 import pytest
 
 from tests.fake_runner import (
     FakeModelRunner,
+    NextToken,
     continuation,
     fetched,
     make_engine,
     make_sequence,
+    next_token,
+    repeating_token,
     run,
     text_of,
 )
@@ -261,6 +265,54 @@ def test_stop_strings_end_a_sequence_and_free_its_slot() -> None:
     assert fetched(sequence) == Output(whole[:5], finish_reason="stop")
 
 
+def test_a_sequence_that_repeats_itself_takes_fewer_steps_when_alone() -> None:
+    runner = FakeModelRunner(next_token=repeating_token)
+    engine = make_engine(runner)
+    sequence = submit(engine, make_sequence([1, 2, 3, 4], max_tokens=40))
+    run(engine)
+    output = fetched(sequence)
+    assert output is not None
+    assert output.text == text_of(continuation([1, 2, 3, 4], 40, repeating_token))
+    assert len(runner.batches) < 30
+    stats = engine.stats()
+    assert stats.num_draft_tokens_total >= stats.num_accepted_tokens_total == 40 - len(runner.batches)
+
+
+def test_nobody_runs_ahead_while_another_runs() -> None:
+    runner = FakeModelRunner(next_token=repeating_token)
+    engine = make_engine(runner)
+    for _ in range(2):
+        submit(engine, make_sequence([1, 2, 3, 4], max_tokens=40))
+    engine.drain()
+    engine.step()
+    run(engine)
+    assert engine.stats().num_draft_tokens_total == 0
+
+
+def test_drafts_stop_where_they_are_rarely_right() -> None:
+    def always_another(tokens: SequenceOf[int]) -> int:
+        """7, 7, 7 and then what never came after it before, not for a while."""
+        return 1 + len(tokens) // 4 % 50 if len(tokens) % 4 == 3 else 60
+
+    runner = FakeModelRunner(context_length=600, next_token=always_another)
+    engine = make_engine(runner)
+    submit(engine, make_sequence([60, 60, 60, 1, 60, 60], max_tokens=200))
+    run(engine)
+    drafts = sum(len(chunk.tokens) > 1 for batch in runner.batches[1:] for chunk in batch)
+    assert 0 < drafts < 15  # of 50 chances
+
+
+@pytest.mark.parametrize("stop", ["D", "DA", "AB"])
+def test_a_stop_string_inside_a_draft_ends_the_sequence_there(stop: str) -> None:
+    runner = FakeModelRunner(next_token=lambda tokens: 1 + tokens[-1] % 4)
+    engine = make_engine(runner)
+    prompt = [2, 3, 4, 1] * 3
+    sequence = submit(engine, make_sequence(prompt, max_tokens=40, stop=(stop,)))
+    run(engine)
+    text = text_of(continuation(prompt, 40, lambda tokens: 1 + tokens[-1] % 4))
+    assert fetched(sequence) == Output(text[: text.index(stop)], finish_reason="stop")
+
+
 def test_the_context_ends_a_sequence() -> None:
     runner = FakeModelRunner(context_length=16)
     engine = make_engine(runner)
@@ -356,19 +408,23 @@ def test_close_answers_everything_under_way() -> None:
         engine.submit(make_sequence([1]))
 
 
+@pytest.mark.parametrize("next_token", [next_token, repeating_token])
 @pytest.mark.parametrize("copies_are_free", [True, False])
-@pytest.mark.parametrize("seed", range(8))
-def test_random_additions_and_aborts_keep_slots_and_outputs_right(seed: int, copies_are_free: bool) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_random_additions_and_aborts_keep_slots_and_outputs_right(
+    seed: int, copies_are_free: bool, next_token: NextToken
+) -> None:
     rng = random.Random(seed)
-    runner = FakeModelRunner(num_slots=5, context_length=80, max_batch=12, copies_are_free=copies_are_free)
+    runner = FakeModelRunner(5, 80, 12, copies_are_free, next_token)
     engine = make_engine(runner)
     stems = [[rng.randrange(1, 63) for _ in range(rng.randrange(1, 60))] for _ in range(4)]
     live: list[tuple[list[int], Sequence]] = []
     aborted: set[Sequence] = set()
     done: list[tuple[list[int], Sequence]] = []
-    for _ in range(1500):
+    for i in range(1500):
+        one_at_a_time = i % 300 > 150
         action = rng.random()
-        if action < 0.25:
+        if action < 0.25 and not (one_at_a_time and live):
             stem = rng.choice(stems)
             prompt = stem[: rng.randrange(1, len(stem) + 1)] + [rng.randrange(1, 63)] * rng.randrange(3)
             sequence = make_sequence(prompt, max_tokens=rng.randrange(1, 80 - len(prompt)))
@@ -394,8 +450,9 @@ def test_random_additions_and_aborts_keep_slots_and_outputs_right(seed: int, cop
         if sequence in aborted or output is None or output.error is not None:
             continue
         completed += 1
-        assert output.text == text_of(continuation(prompt, sequence.max_tokens))
+        assert output.text == text_of(continuation(prompt, sequence.max_tokens, next_token))
     assert completed > 50
+    assert (next_token is repeating_token) == (engine.stats().num_accepted_tokens_total > 20)
 
 
 def wait_for(sequence: Sequence) -> Output:

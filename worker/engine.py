@@ -36,6 +36,8 @@ class EngineStats:
     num_prompt_tokens_total: int
     num_cached_tokens_total: int
     num_output_tokens_total: int
+    num_draft_tokens_total: int
+    num_accepted_tokens_total: int
     num_steps_total: int
     num_finished_total: int
     num_failed_decodes_total: int
@@ -51,12 +53,13 @@ class Engine:
         *,
         max_waiting: int,
         prefix_cache: bool = True,
+        drafts: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
         self.kv_cache = KVCache(runner, prefix_cache)
-        self.scheduler = Scheduler(self.kv_cache, runner.max_batch)
+        self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
         self.failure: BaseException | None = None
         self._clock = clock
         self._capacity = runner.num_slots + max_waiting
@@ -67,6 +70,7 @@ class Engine:
         self._waiters: list[Waiter] = []
         self._seconds_per_sequence = 1.0
         self._num_prompt = self._num_cached = self._num_output = 0
+        self._num_draft = self._num_accepted = 0
         self._num_steps = self._num_finished = self._num_failed_decodes = 0
         self._thread: threading.Thread | None = None
 
@@ -127,6 +131,8 @@ class Engine:
             num_prompt_tokens_total=self._num_prompt,
             num_cached_tokens_total=self._num_cached,
             num_output_tokens_total=self._num_output,
+            num_draft_tokens_total=self._num_draft,
+            num_accepted_tokens_total=self._num_accepted,
             num_steps_total=self._num_steps,
             num_finished_total=self._num_finished,
             num_failed_decodes_total=self._num_failed_decodes,
@@ -219,11 +225,30 @@ class Engine:
                     self._num_cached += sequence.num_cached
                 self._num_prompt += one.num_tokens
             sequence.num_computed += one.num_tokens
+        if scheduled[0].draft:
+            self._take_draft(scheduled[0].sequence, scheduled[0].draft, logits)
+            return
         sampling = [one.sequence for one in scheduled if one.samples]
         if sampling:
             sampled = sample(logits, [s.sampler for s in sampling], self.vocabulary)
             for sequence, token in zip(sampling, sampled, strict=True):
                 self._append(sequence, token)
+
+    def _take_draft(self, sequence: Sequence, draft: tuple[int, ...], logits: Logits) -> None:
+        """Sample token after token, for as long as the draft has the one that comes."""
+        num_accepted = 0
+        for i, drafted in enumerate((*draft, None)):
+            sampled = sample(logits[i : i + 1], [sequence.sampler], self.vocabulary)[0]
+            self._append(sequence, sampled)
+            if sequence.state is State.FINISHED or sampled.token != drafted:
+                break
+            num_accepted += 1
+            sequence.num_computed += 1
+        if sequence.state is not State.FINISHED:
+            self.kv_cache.trim(sequence)
+        sequence.lookup.observe(len(draft), num_accepted)
+        self._num_draft += len(draft)
+        self._num_accepted += num_accepted
 
     def _append(self, sequence: Sequence, sampled: Sampled) -> None:
         if self.vocabulary.is_end(sampled.token):
@@ -312,7 +337,8 @@ def _chunk(scheduled: Scheduled) -> Chunk:
     sequence = scheduled.sequence
     start = sequence.num_computed
     tokens: Any = sequence.tokens[start : start + scheduled.num_tokens]
-    return Chunk(sequence.slot, start, tokens, int(scheduled.samples))
+    num_logits = len(scheduled.draft) + 1 if scheduled.samples else 0
+    return Chunk(sequence.slot, start, [*tokens, *scheduled.draft], num_logits)
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:

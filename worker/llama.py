@@ -47,6 +47,7 @@ class BatchedLlama(llama_cpp.Llama):
         n_threads: int | None = None,
         max_waiting: int = 128,
         prefix_cache: bool = True,
+        prompt_lookup: bool = True,
         kv_unified: bool = False,
         n_ubatch: int = 512,
         type_k: int | None = None,
@@ -87,6 +88,7 @@ class BatchedLlama(llama_cpp.Llama):
             self._vocabulary,
             max_waiting=max_waiting,
             prefix_cache=prefix_cache and not recurrent,  # a recurrent state cannot be cut to a prefix
+            drafts=prompt_lookup and not recurrent,  # nor can a draft be taken back
         )
         self.engine.start()
 

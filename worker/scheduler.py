@@ -15,11 +15,15 @@ from worker.sequence import Sequence, State
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """The next `num_tokens` uncomputed tokens of a sequence; `samples` when none is left after them."""
+    """The next `num_tokens` uncomputed tokens of a sequence; `samples` when none is left after them.
+
+    The tokens of `draft` are computed after them, each to be kept where just that one is sampled.
+    """
 
     sequence: Sequence
     num_tokens: int
     samples: bool
+    draft: tuple[int, ...] = ()
 
 
 class PrefillPacer:
@@ -82,9 +86,10 @@ class Scheduler:
 
     SHORT_PER_DECODE = 4  # prompt tokens beside each decode that make a step about three times as long
 
-    def __init__(self, kv_cache: KVCache, max_batch: int) -> None:
+    def __init__(self, kv_cache: KVCache, max_batch: int, drafts: bool = True) -> None:
         self.kv_cache = kv_cache
         self.max_batch = max_batch
+        self.drafts = drafts
         self.pacer = PrefillPacer()
         self._overdrawn = 0  # prompt tokens beyond the pacer's share, which the next steps make up for
         self.waiting: deque[Sequence] = deque()
@@ -99,6 +104,8 @@ class Scheduler:
         self._fill_from_donors()
         self.kv_cache.close_gap()
         decoding = [s for s in self.running if not s.is_prefill]
+        if self.drafts and len(self.running) == len(decoding) == 1:
+            return [self._with_draft(decoding[0])]
         scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
         budget = self.max_batch - len(scheduled)
         scheduled += self._prompts(len(decoding), budget)
@@ -133,8 +140,16 @@ class Scheduler:
         self._overdrawn = max(0, -allowed) if paced else 0
         return scheduled
 
+    def _with_draft(self, sequence: Sequence) -> Scheduled:
+        """Alone, a sequence leaves much of a step's arithmetic unused: it may run ahead of its samples."""
+        room = min(sequence.max_tokens - sequence.num_output, self.max_batch) - 1
+        draft = sequence.lookup.draft(sequence.tokens, room)
+        return Scheduled(sequence, sequence.num_uncomputed, True, tuple(draft))
+
     def observe(self, scheduled: list[Scheduled], seconds: float) -> None:
         """Learn from how long a step took."""
+        if scheduled[0].draft:
+            return
         num_prompt_tokens = sum(s.num_tokens for s in scheduled if s.sequence.is_prefill)
         num_decodes = sum(not s.sequence.is_prefill for s in scheduled)
         self.pacer.observe(num_decodes, num_prompt_tokens, seconds)

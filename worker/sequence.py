@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from worker.detokenizer import Detokenizer
+from worker.prompt_lookup import PromptLookup
 from worker.protocol import FinishReason, TokenLogprob, WorkerError
 from worker.sampling import Sampler
 
@@ -100,6 +101,7 @@ class Sequence:
     state: State = State.WAITING
     slot: int = -1
     stopping: Callable[[list[int]], bool] | None = None  # a caller's own criterion, over all tokens
+    lookup: PromptLookup = field(default_factory=PromptLookup)
     donor: Sequence | None = None  # another sequence that is computing the prefix this one needs
     arrived: float = field(default_factory=time.monotonic)
 

@@ -46,6 +46,7 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             n_threads=settings.llm_threads,
             max_waiting=settings.llm_max_waiting,
             prefix_cache=settings.llm_prefix_cache,
+            prompt_lookup=settings.llm_prompt_lookup,
             n_gpu_layers=settings.n_gpu_layers,
             verbose=False,
         )

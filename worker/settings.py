@@ -29,6 +29,9 @@ class WorkerSettings(BaseSettings):
     )
     llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
     llm_prefix_cache: bool = Field(default=True, description="reuse the longest prefix any slot holds")
+    llm_prompt_lookup: bool = Field(
+        default=True, description="draft from the text so far while one request runs alone"
+    )
     n_gpu_layers: int = Field(default=0, ge=-1, description="layers on the GPU; -1 for all")
     system_prompt: str = Field(
         default="You are a helpful assistant.",
