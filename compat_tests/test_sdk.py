@@ -96,6 +96,19 @@ def test_length_and_stop_end_an_answer(client: openai.OpenAI, model: str) -> Non
     assert stopped.choices[0].finish_reason == "stop"
 
 
+def test_sampling_that_is_left_out_is_what_the_model_recommends(client: openai.OpenAI, model: str) -> None:
+    def tell(temperature: float | None = None, top_p: float | None = None) -> str | None:
+        messages: Any = [{"role": "user", "content": "Tell me a story about a fox."}]
+        reply = client.chat.completions.create(
+            model=model, messages=messages, seed=7, max_tokens=24, temperature=temperature, top_p=top_p
+        )
+        return reply.choices[0].message.content
+
+    tell()  # from here on the prompt is cached, and computed alike each time
+    assert tell() == tell(temperature=0.2, top_p=0.9)
+    assert tell() != tell(temperature=1, top_p=1)
+
+
 def test_seeds_repeat_and_their_absence_varies(client: openai.OpenAI, model: str) -> None:
     def tell(seed: int | None) -> str | None:
         messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell me a story."}]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from gateway import requests, schemas
 from gateway.errors import invalid, unsupported
 from worker.protocol import (
+    RECOMMENDABLE,
     ChatRequest,
     CompletionRequest,
     ResponseFormat,
@@ -154,6 +155,7 @@ def _sampling(
         stop=_stop(body.stop),
         max_tokens=max_tokens,
         logprobs=logprobs,
+        left_to_model=frozenset(name for name in RECOMMENDABLE if getattr(body, name) is None),
     )
 
 

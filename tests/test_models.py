@@ -18,6 +18,7 @@ from worker.models import (
     default_model,
     models_in,
     quantize,
+    recommended_sampling,
     slow_type_notice,
 )
 
@@ -59,7 +60,20 @@ def test_the_default_model_is_converted_to_a_fast_type_once() -> None:
     assert path.stat().st_mtime_ns == modified
     llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     assert llama.metadata["general.file_type"] == str(llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)
+    assert recommended_sampling(llama.metadata) == {"temperature": 0.2, "top_p": 0.9}
     llama.close()
+
+
+def test_a_model_recommends_what_llama_cpp_has_keys_for() -> None:
+    metadata = {
+        "general.sampling.top_k": "20",
+        "general.sampling.min_p": "0.050000",
+        "general.sampling.penalty_repeat": "1.100000",
+        "general.sampling.mirostat": "0",
+        "general.name": "Some model",
+    }
+    assert recommended_sampling(metadata) == {"top_k": 20, "min_p": 0.05, "repeat_penalty": 1.1}
+    assert recommended_sampling({}) == {}
 
 
 def test_a_slow_type_is_reported_with_the_command_that_converts_it() -> None:

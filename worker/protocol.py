@@ -13,13 +13,18 @@ from typing import Any, Literal
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
+# Fields of SamplingParams that a model's author may recommend a value for.
+RECOMMENDABLE = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one sequence is sampled; the defaults are OpenAI's, where llama.cpp's differ.
 
     `top_k` 0 and `min_p` 0 switch these samplers off, `repeat_penalty` 1 and `typical_p` 1 likewise.
     `logprobs` is the number of alternatives wanted per token (0: only the sampled one), None for none.
-    `max_tokens` None means up to the context's end. `seed` None draws a fresh one.
+    `max_tokens` None means up to the context's end. `seed` None draws a fresh one. Fields named in
+    `left_to_model` were not given; the worker puts the model's own recommendations in their place.
     """
 
     temperature: float = 1.0
@@ -38,6 +43,7 @@ class SamplingParams:
     mirostat_mode: int = 0
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
+    left_to_model: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

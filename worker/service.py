@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -16,7 +16,7 @@ from worker.chat_template import ChatTemplate
 from worker.cpu_variants import loaded_variant
 from worker.llama import BatchedLlama
 from worker.messages import with_system_prompt
-from worker.models import ModelFileError, check_model_file, slow_type_notice
+from worker.models import ModelFileError, check_model_file, recommended_sampling, slow_type_notice
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -86,6 +86,7 @@ class Worker:
         self._llama, self._settings = llama, settings
         assert isinstance(llama.chat_handler, ChatHandler)
         self._template = llama.chat_handler.template
+        self._recommended = recommended_sampling(llama.metadata)
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
 
     @property
@@ -136,7 +137,7 @@ class Worker:
         answer = Answer(ignored=chat.ignored)
         with answer.aborted_on_error():
             for index in range(request.n):
-                sampling = completion_kwargs(request.sampling, index)
+                sampling = completion_kwargs(request.sampling, self._recommended, index)
                 create: Any = self._llama.create_chat_completion
                 stream = create(chat.prompt, stream=True, grammar=chat.grammar, **sampling)
                 answer.add(stream.completion, chat.reader(index))
@@ -149,7 +150,7 @@ class Worker:
                 text_or_tokens = prompt if isinstance(prompt, str) else list(prompt)
                 echo = self._text(prompt) if request.echo else ""
                 for index in range(request.n):
-                    options = completion_kwargs(request.sampling, index)
+                    options = completion_kwargs(request.sampling, self._recommended, index)
                     options["logprobs"] = options.pop("top_logprobs")
                     stream: Any = self._llama.create_completion(
                         text_or_tokens, stream=True, grammar=request.grammar, **options
@@ -158,9 +159,11 @@ class Worker:
         return answer
 
 
-def completion_kwargs(sampling: SamplingParams, index: int) -> dict[str, Any]:
+def completion_kwargs(
+    sampling: SamplingParams, recommended: Mapping[str, float], index: int
+) -> dict[str, Any]:
     """llama-cpp-python's names; the choices of a seeded request differ, and repeat."""
-    return {
+    kwargs: dict[str, Any] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
@@ -179,6 +182,7 @@ def completion_kwargs(sampling: SamplingParams, index: int) -> dict[str, Any]:
         "logprobs": sampling.logprobs is not None,
         "top_logprobs": sampling.logprobs,
     }
+    return kwargs | {name: recommended[name] for name in sampling.left_to_model & recommended.keys()}
 
 
 def _abort_created(submitted: asyncio.Future[Answer]) -> None:
