@@ -78,8 +78,8 @@ def test_strange_requests_do_not_upset_the_real_worker(model: str, tmp_path: Pat
 def test_llm_comply_passes_all_that_a_text_model_can() -> None:
     """Nine cases: one needs a model that sees, one is only for OpenAI's own reasoning models.
 
-    They sample at temperature 1 without a limit, so a small model sometimes talks until the context ends
-    where `stop` is expected: each case has to pass in one of three runs.
+    They sample without a limit, so a small model sometimes talks until the context ends where `stop` is
+    expected, in one of three runs or so: each case has to pass in one of three.
     """
     passed: set[str] = set()
     with running_server(LLM_CTX="512", LLM_SLOTS="4") as server:
