@@ -127,17 +127,17 @@ class LlamaWorker:
 
     @modal.enter()
     def load(self) -> None:
+        from worker.remote import RemoteWorker
         from worker.service import Worker, load_llama
 
         logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
         self.worker = Worker(load_llama(settings), settings)
+        self.remote = RemoteWorker(self.worker, lambda id: aborts.get.aio(partition=id))
 
     @modal.method()
     async def chat(self, request: Request) -> AsyncGenerator[Batch]:
-        from worker.remote import answer
-
-        async for batch in answer(self.worker, request, lambda id: aborts.get.aio(partition=id)):
+        async for batch in self.remote.chat(request):
             yield batch
 
     @modal.exit()

@@ -24,6 +24,7 @@ from benchmarks.machine import CpuMeter
 from benchmarks.scenarios import Workload
 from compat_tests.deployment import WORKER, Deployment, deployed
 from compat_tests.modal_emulator.emulator import ContainerInfo
+from compat_tests.server import NEVER_ENDS
 
 MODEL = "model_q4_0"
 REPEATS = 9
@@ -60,7 +61,7 @@ def story(deployment: Deployment) -> Iterator[Iterator[str]]:
     body: dict[str, Any] = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Tell me a very long story."}],
-        "logit_bias": {"2": -100},  # never ends by itself
+        "logit_bias": NEVER_ENDS,
         "stream": True,
     }
     url = f"{deployment.server.base_url}/chat/completions"

@@ -16,6 +16,8 @@ import httpx
 import openai
 
 START_SECONDS = 120
+# A `logit_bias` against every token that ends an answer of the default model.
+NEVER_ENDS = {"0": -100, "2": -100, "4": -100}
 
 
 @dataclass

@@ -11,11 +11,11 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from compat_tests.deployment import APP, ROOT, WORKER
 from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
+from compat_tests.server import NEVER_ENDS
 
 MODEL = "model_q4_0"
 SETTINGS = {"LLM_CTX": "4096", "LLM_SLOTS": "2", "LLM_THREADS": "1"}
 STORY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Write a very long story."}]
-NEVER_ENDS = {"2": -100}
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from compat_tests.deployment import Deployment, deployed
+from compat_tests.server import NEVER_ENDS
 from worker.models import default_model
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -21,7 +22,7 @@ SLOTS = 2
 STORY: dict[str, Any] = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "Tell me a very long story."}],
-    "logit_bias": {"2": -100},  # never ends by itself
+    "logit_bias": NEVER_ENDS,
 }
 SHORT: dict[str, Any] = {
     "model": MODEL,

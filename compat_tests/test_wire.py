@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from compat_tests.server import Server, ServerProcess, clean_environment, running_server
+from compat_tests.server import NEVER_ENDS, Server, ServerProcess, clean_environment, running_server
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 STORY = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "temperature": 0}
@@ -39,7 +39,7 @@ def test_the_bytes_of_a_stream(server: Server, model: str) -> None:
 def test_a_client_that_leaves_frees_its_slot() -> None:
     """With one slot, the next request is answered at once instead of after a whole story."""
     with running_server(LLM_CTX="8192", LLM_SLOTS="1") as server:
-        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": {"2": -100}, "stream": True}
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS, "stream": True}
         with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
             next(response.iter_lines())
         started = time.monotonic()
@@ -50,7 +50,7 @@ def test_a_client_that_leaves_frees_its_slot() -> None:
 
 def test_a_stopping_server_ends_its_streams_with_an_error() -> None:
     with running_server(LLM_CTX="8192", LLM_SLOTS="1", SHUTDOWN_GRACE_SECONDS="0") as server:
-        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": {"2": -100}, "stream": True}
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS, "stream": True}
         with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
             lines = response.iter_lines()
             next(lines)

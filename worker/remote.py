@@ -4,63 +4,83 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from worker.protocol import Batch, Event, Request, WorkerError
 from worker.service import Worker
 
 WaitForAbort = Callable[[str], Awaitable[object]]
+Outbox = asyncio.Queue[list[Event] | WorkerError | None]  # None: nothing more will come
 
 
-async def answer(worker: Worker, request: Request, aborted: WaitForAbort) -> AsyncGenerator[Batch]:
-    """The request's events, each batch holding all that has accumulated while the last one travelled.
+class RemoteWorker:
+    """A worker as other containers call it.
 
     `aborted(request_id)` returns when the client has gone; the generation then ends at once and the
     generator returns normally, because cancelling an input from outside costs the whole container.
-    Without `request.stream` there is one batch, so that a restarted request cannot be spliced.
     """
-    attempt = secrets.token_hex(8)
-    outbox: asyncio.Queue[list[Event] | WorkerError | None] = asyncio.Queue()
-    generation = asyncio.ensure_future(_run(worker, request, outbox))
-    watch = asyncio.ensure_future(aborted(request.request_id))
-    watch.add_done_callback(lambda _: generation.cancel())
-    held: list[Event] = []
-    try:
-        while True:
-            ended, error = False, None
-            for item in await _accumulated(outbox):
-                match item:
-                    case None:
-                        ended = True
-                    case WorkerError():
-                        error = item
-                    case events:
-                        held += events
-            if request.stream or ended:
-                yield Batch(attempt, held, error)
-                held = []
-            if ended:
-                return
-    finally:
-        watch.cancel()
-        generation.cancel()
+
+    # What all streams of a container send together. Each batch costs Modal's runtime about 2 ms of CPU, here
+    # under the lock that the engine's Python needs, and in the gateway, which has a quarter of a core for it.
+    BATCHES_PER_SECOND = 100.0
+
+    def __init__(self, worker: Worker, aborted: WaitForAbort) -> None:
+        self._worker, self._aborted = worker, aborted
+        self._num_streams = 0
+
+    async def chat(self, request: Request) -> AsyncGenerator[Batch]:
+        """The request's events, each batch holding all that has accumulated since the last one.
+
+        Without `request.stream` there is one batch, so that a restarted request cannot be spliced.
+        """
+        attempt = secrets.token_hex(8)
+        outbox: Outbox = asyncio.Queue()
+        generation = asyncio.ensure_future(self._generate(request, outbox))
+        watch = asyncio.ensure_future(self._aborted(request.request_id))
+        watch.add_done_callback(lambda _: generation.cancel())
+        held: list[Event] = []
+        num_sent = 0
+        self._num_streams += request.stream
+        try:
+            while True:
+                ended, error = False, None
+                for item in await _accumulated(outbox):
+                    match item:
+                        case None:
+                            ended = True
+                        case WorkerError():
+                            error = item
+                        case events:
+                            held += events
+                if request.stream or ended:
+                    started = time.monotonic()
+                    yield Batch(attempt, held, error)
+                    held = []
+                    num_sent += 1
+                if ended:
+                    return
+                if (
+                    num_sent > 1
+                ):  # the first says that the request was accepted, the second has the first text
+                    pause = self._num_streams / self.BATCHES_PER_SECOND - (time.monotonic() - started)
+                    await asyncio.wait({generation}, timeout=max(0.0, pause))
+        finally:
+            self._num_streams -= request.stream
+            watch.cancel()
+            generation.cancel()
+
+    async def _generate(self, request: Request, outbox: Outbox) -> None:
+        try:
+            async for events in self._worker.chat(request):
+                outbox.put_nowait(events)
+        except WorkerError as error:
+            outbox.put_nowait(error)
+        finally:
+            outbox.put_nowait(None)
 
 
-async def _run(
-    worker: Worker, request: Request, outbox: asyncio.Queue[list[Event] | WorkerError | None]
-) -> None:
-    try:
-        async for events in worker.chat(request):
-            outbox.put_nowait(events)
-    except WorkerError as error:
-        outbox.put_nowait(error)
-    finally:
-        outbox.put_nowait(None)
-
-
-async def _accumulated(
-    outbox: asyncio.Queue[list[Event] | WorkerError | None],
-) -> list[list[Event] | WorkerError | None]:
+async def _accumulated(outbox: Outbox) -> list[list[Event] | WorkerError | None]:
     items = [await outbox.get()]
     while not outbox.empty():
         items.append(outbox.get_nowait())

@@ -1,0 +1,116 @@
+"""How a worker's events leave its container: in batches, within what Modal's runtime can carry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from worker.protocol import Accepted, Batch, ChatRequest, Event, Finished, Request, TextDelta, WorkerFailed
+from worker.remote import RemoteWorker
+
+TEXT = [f"{i} " for i in range(60)]
+
+
+class FastWorker:
+    """Writes TEXT, a word at a time and faster than anybody could carry it away."""
+
+    def __init__(self, failing: bool = False) -> None:
+        self.failing = failing
+
+    async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
+        yield [Accepted(3)]
+        for text in TEXT:
+            await asyncio.sleep(0.002)
+            yield [TextDelta(0, text)]
+        if self.failing:
+            raise WorkerFailed("broken")
+        yield [Finished(0, "stop")]
+
+
+async def never(request_id: str) -> None:
+    await asyncio.Event().wait()
+
+
+def request(stream: bool = True) -> ChatRequest:
+    return ChatRequest("id", "model", [{"role": "user", "content": "Hi"}], stream=stream)
+
+
+async def batches(remote: RemoteWorker, stream: bool = True) -> list[Batch]:
+    return [batch async for batch in remote.chat(request(stream))]
+
+
+def text_of(received: list[Batch]) -> str:
+    return "".join(e.text for batch in received for e in batch.events if isinstance(e, TextDelta))
+
+
+def remote_worker(failing: bool = False) -> RemoteWorker:
+    return RemoteWorker(FastWorker(failing), never)  # type: ignore[arg-type]
+
+
+def test_all_streams_together_keep_to_the_rate() -> None:
+    async def load() -> tuple[list[list[Batch]], float]:
+        remote = remote_worker()
+        started = time.monotonic()
+        received = await asyncio.gather(*(batches(remote) for _ in range(10)))
+        return received, time.monotonic() - started
+
+    received, seconds = asyncio.run(load())
+    assert [text_of(each) for each in received] == ["".join(TEXT)] * 10
+    # The first three of a stream do not wait for their turn: accepted, the first text, the end.
+    num_paced = sum(len(each) - 3 for each in received)
+    assert num_paced <= seconds * RemoteWorker.BATCHES_PER_SECOND + 10
+
+
+def test_acceptance_and_the_first_text_leave_at_once() -> None:
+    remote = remote_worker()
+    remote.BATCHES_PER_SECOND = 0.001
+
+    async def first_two() -> list[Batch]:
+        stream = remote.chat(request())
+        first = [await anext(stream), await anext(stream)]
+        await stream.aclose()
+        return first
+
+    accepted, text = asyncio.run(first_two())
+    assert accepted.events == [Accepted(3)]
+    assert text.events[0] == TextDelta(0, TEXT[0])
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_end_does_not_wait_for_its_turn(failing: bool) -> None:
+    remote = remote_worker(failing)
+    remote.BATCHES_PER_SECOND = 0.001  # a pause of a quarter of an hour
+    received = asyncio.run(batches(remote))
+    assert text_of(received) == "".join(TEXT)
+    assert len(received) == 3
+    if failing:
+        assert isinstance(received[-1].error, WorkerFailed)
+    else:
+        assert received[-1].events[-1] == Finished(0, "stop")
+
+
+def test_an_abort_ends_the_pause() -> None:
+    gone = asyncio.Event()
+
+    async def aborted(request_id: str) -> None:
+        await gone.wait()
+
+    async def leave() -> list[Batch]:
+        remote = RemoteWorker(FastWorker(), aborted)  # type: ignore[arg-type]
+        remote.BATCHES_PER_SECOND = 0.001
+        received = []
+        async for batch in remote.chat(request()):
+            received.append(batch)
+            if len(received) == 2:
+                gone.set()
+        return received
+
+    assert text_of(asyncio.run(leave())) != "".join(TEXT)
+
+
+def test_without_streaming_there_is_one_batch() -> None:
+    (only,) = asyncio.run(batches(remote_worker(), stream=False))
+    assert text_of([only]) == "".join(TEXT)
