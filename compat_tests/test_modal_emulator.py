@@ -21,6 +21,10 @@ from modal.client import Client
 from modal_proto import api_pb2
 
 from compat_tests.modal_emulator import ModalEmulator, UnsupportedClientError, container
+from compat_tests.modal_emulator.apps import AppService
+from compat_tests.modal_emulator.calls import CallService
+from compat_tests.modal_emulator.ingress import Ingress
+from compat_tests.modal_emulator.objects import App, FunctionRecord
 from compat_tests.modal_emulator.testing import (
     GREETING,
     SAMPLE_APP,
@@ -258,3 +262,19 @@ def by_hand() -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
             yield process, httpx.get(f"{url}/describe", timeout=60).json()
         finally:
             process.kill()
+
+
+def test_who_asks_while_the_app_is_being_deployed_is_told_so() -> None:
+    app = App("ap-1", "app", api_pb2.APP_STATE_DEPLOYED)
+    handle = api_pb2.FunctionHandleMetadata(function_name="gateway")
+    apps = AppService(None, None, None, functions={"fu-1": FunctionRecord("fu-1", app, handle)})  # type: ignore[arg-type]
+    ingress = Ingress(CallService(apps, None), None, "fu-1")  # type: ignore[arg-type]
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(ingress)
+        async with httpx.AsyncClient(transport=transport) as client:
+            return await client.get("http://test/health")
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 404
+    assert "still being deployed" in answer.text

@@ -30,6 +30,9 @@ class Ingress:
     method_name: str = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.calls.apps.function(self.function_id).is_published:
+            await _respond(send, 404, "modal-http: the app is still being deployed")
+            return
         call = self.calls.open_call(self.function_id, is_web=True)
         # The first message must be there before the input runs: the container waits 5 s for it.
         put_in(call, api_pb2.Asgi(http_request=_request_body(await receive())))
@@ -55,7 +58,7 @@ class Ingress:
             if message["type"] == "http.response.body" and not message["more_body"]:
                 return
         if not started:
-            await _respond_500(send, call)
+            await _respond(send, 500, _failure(call))
         elif call.outputs[-1].result.status != api_pb2.GenericResult.GENERIC_STATUS_SUCCESS:
             raise ConnectionAbortedError("The app failed, or its container was lost, in mid-answer")
 
@@ -121,11 +124,15 @@ def _to_asgi(message: api_pb2.Asgi) -> dict[str, Any] | None:
     return None
 
 
-async def _respond_500(send: Send, call: Call) -> None:
+def _failure(call: Call) -> str:
     text = "modal-http: internal error: the function ended without an answer"
     if call.outputs and call.outputs[-1].result.exception:
         text += f"\n{call.outputs[-1].result.exception}"
+    return text
+
+
+async def _respond(send: Send, status: int, text: str) -> None:
     body = text.encode()
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -75,15 +75,22 @@ class FunctionRecord:
     def name(self) -> str:
         return self.handle.function_name
 
+    @property
+    def is_published(self) -> bool:
+        return self._source is not None
+
     def published(self) -> api_pb2.Function:
         """The definition that a container started now runs."""
-        source = self.base.definition if self.base else self.definition
-        if source is None:
+        if self._source is None:
             raise LookupError(f"{self.name} has not been published")
         definition = api_pb2.Function()
-        definition.CopyFrom(source)
+        definition.CopyFrom(self._source)
         _apply_options(definition, self.options)
         return definition
+
+    @property
+    def _source(self) -> api_pb2.Function | None:
+        return self.base.definition if self.base else self.definition
 
 
 def _apply_options(definition: api_pb2.Function, options: api_pb2.FunctionOptions) -> None:
