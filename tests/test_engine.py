@@ -22,6 +22,7 @@ from tests.fake_runner import (
 )
 from worker.engine import Engine
 from worker.protocol import Overloaded, WorkerFailed
+from worker.scheduler import PrefillPacer
 from worker.sequence import Output, Sequence, State
 
 
@@ -70,6 +71,33 @@ def test_a_burst_of_prompts_is_not_paced_by_the_one_that_came_first() -> None:
     burst = [submit(engine, make_sequence([2 + i] * 20, max_tokens=50)) for i in range(25)]
     engine.step()
     assert all(sequence.num_output == 1 for sequence in burst)
+
+
+def test_a_burst_does_not_stop_a_third_that_streams() -> None:
+    runner = FakeModelRunner(num_slots=32, context_length=200, max_batch=512)
+    engine = make_engine(runner)
+    for i in range(10):
+        submit(engine, make_sequence([1 + i, 2, 3], max_tokens=100))
+    for _ in range(10):
+        engine.step()
+    started = runner.time
+    engine.step()
+    undisturbed = runner.time - started
+    burst = [submit(engine, make_sequence([20 + i] * 20, max_tokens=50)) for i in range(20)]
+    while any(sequence.is_prefill for sequence in burst):
+        started, num_decodes = runner.time, sum(not s.is_prefill for s in engine.scheduler.running)
+        engine.step()
+        assert runner.time - started <= 3 * undisturbed * num_decodes / 10
+
+
+def test_one_slow_step_does_not_close_the_gates() -> None:
+    pacer = PrefillPacer()
+    pacer.observe(16, 0, 0.100)
+    for _ in range(5):
+        pacer.observe(16, 50, 0.200)
+    share = pacer.share(16)
+    pacer.observe(16, 2, 0.600)  # somebody else had the cores
+    assert pacer.share(16) >= share / 2
 
 
 def test_what_a_step_takes_without_prompts_is_measured_and_not_guessed_from_a_narrower_one() -> None:

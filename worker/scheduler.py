@@ -30,19 +30,23 @@ class PrefillPacer:
     """How many prompt tokens a step may take on beside its decodes, learned from how long steps took.
 
     Prompt tokens get dearer with the length of what they attend to, and every model and machine has its own
-    prices; so the last step's price sets the next one's share. What a step takes without prompt tokens has
-    to be known for that, about: where it is not, or was long ago, one step leaves them out.
+    prices; so the last steps' price sets the next one's share: a least-squares line through the origin, in
+    which steps with few prompt tokens weigh little, since what they took extra is mostly noise. What a step
+    takes without prompt tokens has to be known for that, about: where it is not, or was long ago, one step
+    leaves them out.
     """
 
     MAX_SLOWDOWN = 2.6  # of a step with prompt tokens over one without; somewhat below 3, which is the aim
     MIN_SHARE = 4  # prompts must get on, even beside the very short steps of a few streams
     TILE = 64  # llama.cpp's attention is twice as fast from 64 tokens of a sequence on
-    SMOOTHING = 0.3
+    SMOOTHING = 0.3  # of what a step without prompt tokens takes
+    FORGETTING = 0.8  # a step's weight in the price, once another has come
     MEASURE_EVERY = 64  # steps with prompt tokens, after which one goes without
 
     def __init__(self) -> None:
         self._plain: dict[int, float] = {}  # seconds of a step without prompt tokens, by `_width`
         self._per_token: float | None = None
+        self._extra_by_tokens = self._tokens_squared = 0.0  # the sums behind that slope
         self._since_plain = 0
 
     def share(self, num_decodes: int) -> int:
@@ -66,10 +70,12 @@ class PrefillPacer:
             self._plain[width] = self._smooth(self._plain.get(width), seconds)
             self._since_plain = 0
         elif width in self._plain:
-            extra = max(0.0, seconds - self._plain[width])
-            # Never free: a step that was fast by chance must not open the gates.
-            price = max(extra / num_prompt_tokens, seconds / (num_decodes + num_prompt_tokens) / 4)
-            self._per_token = self._smooth(self._per_token, price)
+            extra = seconds - self._plain[width]
+            self._extra_by_tokens = self.FORGETTING * self._extra_by_tokens + num_prompt_tokens * extra
+            self._tokens_squared = self.FORGETTING * self._tokens_squared + num_prompt_tokens**2
+            # Never free: steps that were fast by chance must not open the gates all at once.
+            floor = self._plain[width] / (num_decodes + num_prompt_tokens) / 4
+            self._per_token = max(self._extra_by_tokens / self._tokens_squared, floor)
             self._since_plain += 1
 
     def _smooth(self, old: float | None, new: float) -> float:
@@ -84,6 +90,7 @@ def _width(num_decodes: int) -> int:
 class Scheduler:
     """`waiting` until a slot is free, then `running` in the order of admission."""
 
+    BURST = 4  # running sequences for each that decodes, beyond which prompts are not paced
     SHORT_PER_DECODE = 4  # prompt tokens beside each decode that make a step about three times as long
 
     def __init__(self, kv_cache: KVCache, max_batch: int, drafts: bool = True) -> None:
@@ -114,10 +121,10 @@ class Scheduler:
 
     def _prompts(self, num_decodes: int, budget: int) -> list[Scheduled]:
         """Prompts in their order: short ones whole, since cutting costs, long ones as far as is allowed."""
-        # Pacing protects the many from the few: where more wait for their first token than would be slowed
-        # down, a burst of requests is computed at full speed.
-        paced = num_decodes > 0 and 2 * num_decodes >= len(self.running)
-        short, allowed = budget, budget
+        # Pacing protects the many from the few: where nearly all wait for their first token, a burst of
+        # requests is computed at full speed.
+        paced = num_decodes > 0 and self.BURST * num_decodes >= len(self.running)
+        share = short = allowed = budget
         if paced:
             share = self.pacer.share(num_decodes)
             short = max(share, self.SHORT_PER_DECODE * num_decodes)
@@ -128,7 +135,8 @@ class Scheduler:
                 break
             if sequence.is_prefill and sequence.donor is None:
                 num_tokens = sequence.num_uncomputed
-                if num_tokens > short:
+                begun = sequence.num_computed > sequence.num_cached  # the end of a long prompt is not short
+                if num_tokens > (share if begun else short):
                     num_tokens = allowed
                 if num_tokens > budget:
                     if scheduled:
