@@ -83,6 +83,8 @@ def test_json_mode_gives_an_object(client: openai.OpenAI, model: str) -> None:
         max_tokens=60,
         n=4,
         seed=1,
+        temperature=1,
+        top_p=1,
     )
     assert {choice.finish_reason for choice in answer.choices} <= {"stop", "length"}
     for choice in answer.choices:
