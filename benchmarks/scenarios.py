@@ -67,14 +67,14 @@ class Workload:
 def setup_for(peer: Peer, base: Setup, clients: int) -> Setup:
     """llama-server gets what `tune` found best for this load on this machine.
 
-    Without such a run: a slot for each client up to 64, and a KV stream for each slot, which was the best of
-    those tried at 16 and 32 clients (LOG.md) and is an assumption at other loads.
+    Without such a run: a slot for each client up to 32, and a KV stream for each slot, which was the best of
+    those tried at 16, 32 and 100 clients (LOG.md) and is an assumption at other loads.
     """
     if peer is not LLAMA_SERVER:
         return base
     tuned = CACHE / "tune.json"
     best = json.loads(tuned.read_text())["best"] if tuned.exists() else {}
-    setting = best.get(str(clients), {"slots": min(clients, 64), "kv_unified": False})
+    setting = best.get(str(clients), {"slots": min(clients, 32), "kv_unified": False})
     return replace(base, slots=setting["slots"], kv_unified=setting["kv_unified"])
 
 
