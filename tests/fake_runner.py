@@ -130,7 +130,6 @@ def make_engine(
     runner: FakeModelRunner | None = None,
     max_waiting: int = 100,
     prefix_cache: bool = True,
-    drafts: bool = True,
 ) -> Engine:
     """An engine without its thread: the test drains and steps."""
     runner = runner or FakeModelRunner()
@@ -139,7 +138,6 @@ def make_engine(
         LetterVocabulary(),
         max_waiting=max_waiting,
         prefix_cache=prefix_cache,
-        drafts=drafts,
         clock=lambda: runner.time,
     )
 
@@ -147,6 +145,12 @@ def make_engine(
 def make_sequence(prompt: Sequence[int], max_tokens: int = 8, stop: tuple[str, ...] = ()) -> Running:
     params = SamplingParams(temperature=0, stop=stop)
     return Running(list(prompt), Sampler(params), Detokenizer(stop), max_tokens)
+
+
+def submit(engine: Engine, sequence: Running) -> Running:
+    engine.submit(sequence)
+    engine.drain()
+    return sequence
 
 
 def run(engine: Engine) -> None:
