@@ -38,7 +38,7 @@ def compare(model: Path, num_slots: int) -> tuple[int, list[Difference]]:
         together = list(threads.map(lambda question: _answer(batched, question), questions))
     batched.check_integrity()
     batched.close()
-    serial = BatchedLlama(str(model), n_ctx=CONTEXT, num_slots=1, prefix_cache=False)
+    serial = BatchedLlama(str(model), n_ctx=CONTEXT, num_slots=1, prefix_cache=False, prompt_lookup=False)
     alone = [_answer(serial, question) for question in questions]
     serial.close()
     pairs = zip(questions, alone, together, strict=True)

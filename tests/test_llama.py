@@ -287,7 +287,30 @@ def test_a_full_queue_and_a_closed_engine_refuse() -> None:
 
 
 def test_one_slot_without_prefix_reuse_is_the_plain_serial_twin(llama: BatchedLlama) -> None:
-    plain = BatchedLlama(str(default_model()), n_ctx=512, num_slots=1, prefix_cache=False)
+    plain = BatchedLlama(
+        str(default_model()), n_ctx=512, num_slots=1, prefix_cache=False, prompt_lookup=False
+    )
     assert [ask(plain, q) for q in QUESTIONS[:2]] == [ask(llama, q) for q in QUESTIONS[:2]]
-    assert plain.stats().num_cached_tokens_total == 0
+    assert plain.stats().num_cached_tokens_total == plain.stats().num_draft_tokens_total == 0
+    plain.close()
+
+
+@pytest.mark.parametrize(
+    "sampling", [{}, {"temperature": 0.5, "seed": 3}, {"grammar": 'root ::= ("la" " "?)+'}]
+)
+def test_drafts_are_taken_and_change_nothing(llama: BatchedLlama, sampling: Any) -> None:
+    plain = BatchedLlama(str(default_model()), n_ctx=512, num_slots=1, prompt_lookup=False)
+    prompt = "One, two, three, four, five. One, two, three, four, five. One, two,"
+    options = {"max_tokens": 48, **GREEDY, "logprobs": 1, **sampling}
+    before = llama.stats().num_accepted_tokens_total
+    answers: list[Any] = [each.create_completion(prompt, **options) for each in (llama, plain)]
+    drafted, expected = (answer["choices"][0] for answer in answers)
+    assert llama.stats().num_accepted_tokens_total > before
+    assert plain.stats().num_draft_tokens_total == 0
+    assert drafted["text"] == expected["text"]
+    assert drafted["finish_reason"] == expected["finish_reason"]
+    assert drafted["logprobs"]["token_logprobs"] == pytest.approx(
+        expected["logprobs"]["token_logprobs"], abs=0.2
+    )
+    llama.check_integrity()
     plain.close()

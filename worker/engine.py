@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 from worker.detokenizer import Vocabulary
 from worker.kv_cache import KVCache
@@ -336,9 +335,10 @@ class Engine:
 def _chunk(scheduled: Scheduled) -> Chunk:
     sequence = scheduled.sequence
     start = sequence.num_computed
-    tokens: Any = sequence.tokens[start : start + scheduled.num_tokens]
-    num_logits = len(scheduled.draft) + 1 if scheduled.samples else 0
-    return Chunk(sequence.slot, start, [*tokens, *scheduled.draft], num_logits)
+    tokens = sequence.tokens[start : start + scheduled.num_tokens]
+    tokens += scheduled.draft
+    num_logits = 1 + len(scheduled.draft) if scheduled.samples else 0
+    return Chunk(sequence.slot, start, tokens, num_logits)
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:

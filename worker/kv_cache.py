@@ -86,8 +86,8 @@ class KVCache:
         """The one way out of a slot; the cells stay for whoever begins alike."""
         slot = self.slots[sequence.slot]
         assert slot.owner is sequence
-        self.trim(sequence)
         if sequence.donor is None:
+            self.trim(sequence)
             slot.cached = sequence.tokens[: sequence.num_computed]
         slot.owner, slot.idle_steps = None, 0
         self._clock += 1
@@ -95,8 +95,7 @@ class KVCache:
 
     def trim(self, sequence: Sequence) -> None:
         """Forget what was computed beyond the sequence's own tokens: a draft that was not taken."""
-        if sequence.donor is None:
-            self.runner.truncate(sequence.slot, sequence.num_computed)
+        self.runner.truncate(sequence.slot, sequence.num_computed)
 
     def close_gap(self) -> None:
         """Let the last busy slot's sequence change places with what an idle slot between busy ones holds.

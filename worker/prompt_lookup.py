@@ -6,9 +6,9 @@ itself. A draft never changes what is sampled, it only lets one step sample seve
 
 from __future__ import annotations
 
-KEY = 3  # tokens that must be alike; with two, half of the drafts were wrong
-# With the token that is due anyway four rows, which llama.cpp's kernels compute together: 1.6 times as long
-# as one row, while three rows take twice as long.
+KEY = 3  # tokens that must be alike
+# With the token that is due anyway four rows, which llama.cpp's kernels compute together: they take 1.6 times
+# as long as one row, and three rows 1.8 times.
 LENGTH = 3
 # So a draft pays when more than a fifth of its tokens is taken. Where fewer are, only every eighth chance is
 # tried, in case the text has changed.
