@@ -66,7 +66,7 @@ def test_the_default_model_is_converted_to_a_fast_type_once() -> None:
 
 def test_a_model_recommends_what_llama_cpp_has_keys_for() -> None:
     metadata = {
-        "general.sampling.top_k": "20",
+        "general.sampling.top_k": "20.000000",
         "general.sampling.min_p": "0.050000",
         "general.sampling.penalty_repeat": "1.100000",
         "general.sampling.mirostat": "0",

@@ -80,7 +80,9 @@ DEFAULT_MODEL_SAMPLING = {"general.sampling.temp": 0.2, "general.sampling.top_p"
 
 def recommended_sampling(metadata: Mapping[str, str]) -> dict[str, float]:
     """The model's own sampling parameters, by the names of SamplingParams' fields; often there are none."""
-    return {name: kind(metadata[key]) for key, (name, kind) in SAMPLING_KEYS.items() if key in metadata}
+    return {
+        name: kind(float(metadata[key])) for key, (name, kind) in SAMPLING_KEYS.items() if key in metadata
+    }
 
 
 def default_model() -> Path:
