@@ -60,9 +60,8 @@ class RemoteWorker:
                     num_sent += 1
                 if ended:
                     return
-                if (
-                    num_sent > 1
-                ):  # the first says that the request was accepted, the second has the first text
+                # The first batch says that the request was accepted, the second has the first text.
+                if num_sent > 1:
                     pause = self._num_streams / self.BATCHES_PER_SECOND - (time.monotonic() - started)
                     await asyncio.wait({generation}, timeout=max(0.0, pause))
         finally:
