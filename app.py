@@ -24,6 +24,8 @@ from worker.settings import WorkerSettings
 # No `from __future__ import annotations` here: modal.parameter reads the annotations.
 
 MINUTES = 60
+# Unless LLM_SLOTS is set. Modal has to be told before any worker has read the model.
+SLOTS = 16
 MODELS = Path("/models")  # where the Volume is mounted
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 
@@ -54,11 +56,8 @@ class Deployment(BaseSettings):
 
 deployment = Deployment()
 worker_settings = WorkerSettings()
+worker_settings = worker_settings.model_copy(update={"llm_slots": worker_settings.llm_slots or SLOTS})
 gateway_settings = GatewaySettings()
-
-# Requests that one worker container takes at once. Unless LLM_SLOTS is set, the worker chooses its slots by
-# its memory; where it has fewer than this, the rest wait in its queue.
-SLOTS = worker_settings.llm_slots or 16
 
 app = modal.App(deployment.app_name)
 volume = modal.Volume.from_name(deployment.volume_name, create_if_missing=True, version=2)
@@ -116,7 +115,7 @@ else:
     timeout=deployment.request_timeout,
     startup_timeout=10 * MINUTES,
 )
-@modal.concurrent(max_inputs=SLOTS)
+@modal.concurrent(max_inputs=worker_settings.llm_slots)
 class LlamaWorker:
     """One model in memory, answering as many requests at once as it has slots.
 
@@ -134,6 +133,8 @@ class LlamaWorker:
         settings = for_model(WorkerSettings(), self.model)
         self.worker = Worker(load_llama(settings), settings)
         self.remote = RemoteWorker(self.worker, lambda id: aborts.get.aio(partition=id))
+        # Where memory holds fewer slots than were asked for, the rest is left to other workers.
+        modal.experimental.set_local_input_concurrency(self.worker.num_slots)
 
     @modal.method()
     async def chat(self, request: Request) -> AsyncGenerator[Batch]:

@@ -48,7 +48,7 @@ def idle(containers: list[Any]) -> bool:
 
 
 def read_until_text(response: httpx.Response) -> Iterator[str]:
-    """The stream's lines, after the first that carries text."""
+    """The stream's lines, after the first that carries text. Letting go of them closes the stream."""
     lines = response.iter_lines()
     for line in lines:
         if '"content":"' in line and '"content":""' not in line:
@@ -76,6 +76,26 @@ def test_a_cold_start_is_bridged_by_an_open_stream_with_heartbeats() -> None:
         assert '"role":"assistant"' in lines[0]
         assert lines[1] == ": keep-alive"
         assert lines[-1] == "data: [DONE]"
+
+
+def test_a_worker_takes_no_more_than_its_memory_holds() -> None:
+    """Two slots were asked for, one fits; the second request waits where another worker could take it."""
+    settings = {"MODEL_NAME": MODEL, "LLM_CTX": "8192", "LLM_SLOTS": "2", "MEM_MB": "880"}
+    early = {"MAX_CONTAINERS": "1", "FIRST_EVENT_SECONDS": "0.1", "HEARTBEAT_SECONDS": "0.1"}
+    with deployed(default_model(), **settings, **early) as deployment:
+        url = f"{deployment.server.base_url}/chat/completions"
+        with httpx.stream("POST", url, json={**STORY, "stream": True}, timeout=60) as first:
+            story = read_until_text(first)
+            with httpx.stream("POST", url, json={**SHORT, "stream": True}, timeout=60) as second:
+                lines = (line for line in second.iter_lines() if line)
+                assert ": keep-alive" in (next(lines), next(lines))
+                [worker] = deployment.workers()
+                assert worker.num_inputs == 1
+                assert next(line for line in story if line).startswith("data: {")
+                first.close()
+                assert list(lines)[-1] == "data: [DONE]"
+        log = deployment.emulator.log()
+        assert "holds 1 sequences of 8192 tokens beside the model, not the LLM_SLOTS=2 asked for" in log
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -119,8 +139,9 @@ def test_a_request_that_no_worker_has_taken_yet_is_cancelled_too(deployment: Dep
 
         def hold() -> None:
             with httpx.stream("POST", chat, json={**STORY, "stream": True}, timeout=60) as response:
-                read_until_text(response)
+                story = read_until_text(response)
                 leave.wait(60)
+                assert next(line for line in story if line).startswith("data: {")
 
         holders = [threads.submit(hold) for _ in range(2 * SLOTS)]
         deployment.emulator.wait_for(

@@ -33,7 +33,8 @@ from worker.sequence import Sequence  # noqa: E402
 class BatchedLlama(llama_cpp.Llama):
     """A model whose `create_completion` may be called by hundreds of threads or tasks at once.
 
-    `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, `max_waiting` more queue.
+    `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
+    `memory_mb` MiB beside the model; `max_waiting` more queue.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class BatchedLlama(llama_cpp.Llama):
             **kwargs,
         )
         self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
-        self.num_slots = num_slots or choose_num_slots(self._model, self.context_length, memory_mb)
+        self.num_slots = choose_num_slots(self._model, self.context_length, memory_mb, num_slots)
         recurrent = self._is_recurrent or self._is_hybrid
         self._vocabulary = LlamaVocabulary(self._model)
         runner = LlamaRunner(

@@ -307,12 +307,12 @@ def kv_bytes_per_token(model: Any) -> int:
     return int(llama_cpp.llama_model_n_layer(handle) * heads * (key + value) * 2)
 
 
-def choose_num_slots(model: Any, context_length: int, memory_mb: int | None) -> int:
-    """As many sequences as memory has room for, up to where more no longer raise the throughput."""
+def choose_num_slots(model: Any, context_length: int, memory_mb: int | None, wanted: int | None) -> int:
+    """As many sequences as are wanted, or as raise the throughput, where memory has room for them."""
     if memory_mb is None:
-        return 8
+        return wanted or 8
     room = memory_mb * MIB - model.size() - RESERVED_MB * MIB
-    return int(max(1, min(MAX_SLOTS, room // (kv_bytes_per_token(model) * context_length))))
+    return int(max(1, min(wanted or MAX_SLOTS, room // (kv_bytes_per_token(model) * context_length))))
 
 
 def _slot(chunk: Chunk) -> int:

@@ -41,7 +41,7 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             str(path),
             n_ctx=settings.llm_ctx,
             num_slots=settings.llm_slots,
-            memory_mb=settings.mem_mb,
+            memory_mb=settings.mem_mb if settings.n_gpu_layers == 0 else None,
             n_batch=settings.llm_n_batch,
             n_threads=settings.llm_threads,
             max_waiting=settings.llm_max_waiting,
@@ -65,6 +65,12 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
         *(path.name, llama.num_slots, llama.context_length, loaded_variant()),
         *(loaded - started, time.perf_counter() - loaded),
     )
+    if settings.llm_slots and llama.num_slots < settings.llm_slots:
+        log.warning(
+            "MEM_MB=%d holds %d sequences of %d tokens beside the model, not the LLM_SLOTS=%d asked for. "
+            "Set LLM_SLOTS=%d, a smaller LLM_CTX, or more MEM_MB.",
+            *(settings.mem_mb, llama.num_slots, llama.context_length, settings.llm_slots, llama.num_slots),
+        )
     if notice := slow_type_notice(path, llama.metadata):
         log.warning(notice)
     return llama
@@ -86,7 +92,7 @@ class Worker:
         self._llama, self._settings = llama, settings
         assert isinstance(llama.chat_handler, ChatHandler)
         self._template = llama.chat_handler.template
-        self._recommended = recommended_sampling(llama.metadata)
+        self._recommended = recommended_sampling(llama.metadata) if settings.llm_recommended_sampling else {}
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
 
     @property

@@ -25,12 +25,19 @@ class WorkerSettings(BaseSettings):
     llm_ctx: int = Field(default=8192, ge=64, description="context in tokens for each request")
     llm_n_batch: int = Field(default=256, ge=32, description="most tokens in one llama_decode")
     llm_slots: int | None = Field(
-        default=None, ge=1, le=256, description="requests decoded at once; by default as memory allows"
+        default=None,
+        ge=1,
+        le=256,
+        description="most requests decoded at once, as memory allows; by default 32, on Modal 16",
     )
     llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
     llm_prefix_cache: bool = Field(default=True, description="reuse the longest prefix any slot holds")
     llm_prompt_lookup: bool = Field(
         default=True, description="draft from the text so far while one request runs alone"
+    )
+    llm_recommended_sampling: bool = Field(
+        default=True,
+        description="what a request leaves out is what the file recommends; otherwise OpenAI's defaults",
     )
     n_gpu_layers: int = Field(default=0, ge=-1, description="layers on the GPU; -1 for all")
     system_prompt: str = Field(
