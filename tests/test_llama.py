@@ -16,7 +16,14 @@ import pytest
 from worker.completion import CompletionStream
 from worker.llama import BatchedLlama
 from worker.machine import available_cores
-from worker.model_runner import Chunk, LlamaRunner
+from worker.model_runner import (
+    MAX_SLOTS,
+    RESERVED_MB,
+    Chunk,
+    LlamaRunner,
+    choose_num_slots,
+    kv_bytes_per_token,
+)
 from worker.models import default_model
 from worker.protocol import ContextLengthExceeded, InvalidRequest, Overloaded, WorkerFailed
 
@@ -264,6 +271,19 @@ def test_a_full_batch_has_room_for_the_holes_between_its_slots(llama: BatchedLla
     assert len(rows) == 2
     assert [runner.length(slot) for slot in range(4)] == [31, 0, 0, 1]
     runner.close()
+
+
+def test_slots_follow_the_memory(llama: BatchedLlama) -> None:
+    model, context = llama._model, 8192
+    mib = 1024 * 1024
+    needed = RESERVED_MB + (model.size() + 3.5 * kv_bytes_per_token(model) * context) / mib
+    for_three = round(needed)
+    assert choose_num_slots(model, context, for_three, None) == 3
+    assert choose_num_slots(model, context, for_three, 9) == 3
+    assert choose_num_slots(model, context, for_three, 2) == 2
+    assert choose_num_slots(model, context, 256, None) == 1
+    assert choose_num_slots(model, context, 2**20, None) == MAX_SLOTS
+    assert choose_num_slots(model, context, None, 9) == 9
 
 
 def test_threads_never_exceed_the_cores() -> None:

@@ -290,7 +290,8 @@ class LlamaRunner:
 
 
 MIB = 1024 * 1024
-MAX_SLOTS = 32
+# More do not raise the throughput, and on two cores a stream of 48 is already no faster than one reads.
+MAX_SLOTS = 48
 # For the compute buffers, Python and whatever else lives in the worker's process.
 RESERVED_MB = 512
 
@@ -308,7 +309,7 @@ def kv_bytes_per_token(model: Any) -> int:
 
 
 def choose_num_slots(model: Any, context_length: int, memory_mb: int | None, wanted: int | None) -> int:
-    """As many sequences as are wanted, or as raise the throughput, where memory has room for them."""
+    """As many sequences as are wanted, or MAX_SLOTS, where memory has room for them."""
     if memory_mb is None:
         return wanted or 8
     room = memory_mb * MIB - model.size() - RESERVED_MB * MIB

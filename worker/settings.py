@@ -28,7 +28,7 @@ class WorkerSettings(BaseSettings):
         default=None,
         ge=1,
         le=256,
-        description="most requests decoded at once, as memory allows; by default 32, on Modal 16",
+        description="most requests decoded at once, as memory allows; by default 48, on Modal 16",
     )
     llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
     llm_prefix_cache: bool = Field(default=True, description="reuse the longest prefix any slot holds")
