@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import anyio
 from fastapi import Request
@@ -14,23 +14,12 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.errors import from_exception
 from gateway.settings import GatewaySettings
-from gateway.translate import DONE, error_frame
+from gateway.translate import DONE, StreamEncoder, error_frame
 from worker.protocol import Accepted, Event, WorkerFailed
 
 T = TypeVar("T")
 
 Batches = AsyncGenerator[list[Event]]
-
-
-class Encoder(Protocol):
-    """Events to the bytes of a stream, in the shape of one API."""
-
-    def opening(self, num_choices: int) -> bytes: ...
-
-    def encode(self, events: Iterable[Event]) -> bytes: ...
-
-    def check_complete(self) -> None:
-        """Raise what the client is told if the events ended before every choice did."""
 
 
 class ClientLeft(Exception):
@@ -94,7 +83,7 @@ class EventStreamResponse(EventSourceResponse):
     def __init__(
         self,
         opened: OpenedStream,
-        encoder: Encoder,
+        encoder: StreamEncoder,
         num_choices: int,
         settings: GatewaySettings,
         observe: Callable[[list[Event]], None],

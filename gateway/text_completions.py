@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.translate import Collector, Reply, data, unfinished, usage_body
-from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob, Usage
+from gateway.translate import Collector, Reply, StreamEncoder, usage_body
+from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob
 
 
 def text_reply(model: str) -> Reply:
@@ -17,45 +17,23 @@ def text_reply(model: str) -> Reply:
 
 
 @dataclass(slots=True)
-class TextChunkEncoder:
-    """Events to the bytes of an SSE stream."""
+class TextChunkEncoder(StreamEncoder):
+    """`text_completion` in pieces; nothing introduces a text."""
 
-    reply: Reply
-    include_usage: bool
-    _unfinished: set[int] = field(default_factory=set)
     _offsets: dict[int, int] = field(default_factory=dict)
 
-    def opening(self, num_choices: int) -> bytes:
-        """Nothing introduces a text."""
-        self._unfinished = set(range(num_choices))
+    def _start(self, index: int) -> bytes:
         return b""
 
-    def encode(self, events: Iterable[Event]) -> bytes:
-        return b"".join(self._event(event) for event in events)
+    def _piece(self, event: Event) -> bytes:
+        if not isinstance(event, TextDelta):
+            return b""
+        offset = self._offsets.get(event.index, 0)
+        self._offsets[event.index] = offset + len(event.text)
+        return self._chunk(choice(event.index, event.text, logprobs(event.logprobs, offset), None))
 
-    def check_complete(self) -> None:
-        if self._unfinished:
-            raise unfinished()
-
-    def _event(self, event: Event) -> bytes:
-        match event:
-            case TextDelta():
-                offset = self._offsets.get(event.index, 0)
-                self._offsets[event.index] = offset + len(event.text)
-                return self._frame([choice(event.index, event.text, logprobs(event.logprobs, offset), None)])
-            case Finished():
-                self._unfinished.discard(event.index)
-                return self._frame([choice(event.index, "", None, event.reason)])
-            case Usage() if self.include_usage:
-                return data(self.reply.frame([], usage_body(event)))
-            case _:
-                return b""
-
-    def _frame(self, choices: list[dict[str, Any]]) -> bytes:
-        frame = self.reply.frame(choices)
-        if not self.include_usage:
-            del frame["usage"]
-        return data(frame)
+    def _end(self, finished: Finished) -> bytes:
+        return self._chunk(choice(finished.index, "", None, finished.reason))
 
 
 def text_completion(collector: Collector, reply: Reply) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,7 @@ class Reply:
 
 
 @dataclass(slots=True)
-class ChunkEncoder:
+class StreamEncoder(ABC):
     """Events to the bytes of an SSE stream: one write for all that a batch brings."""
 
     reply: Reply
@@ -67,9 +68,9 @@ class ChunkEncoder:
     _unfinished: set[int] = field(default_factory=set)
 
     def opening(self, num_choices: int) -> bytes:
+        """What comes before the first text."""
         self._unfinished = set(range(num_choices))
-        delta = {"role": "assistant", "content": ""}
-        return b"".join(self._choice(index, delta) for index in range(num_choices))
+        return b"".join(map(self._start, range(num_choices)))
 
     def encode(self, events: Iterable[Event]) -> bytes:
         return b"".join(self._event(event) for event in events)
@@ -81,19 +82,50 @@ class ChunkEncoder:
 
     def _event(self, event: Event) -> bytes:
         match event:
+            case Finished():
+                self._unfinished.discard(event.index)
+                return self._end(event)
+            case Usage():
+                return data(self.reply.frame([], usage_body(event))) if self.include_usage else b""
+            case _:
+                return self._piece(event)
+
+    @abstractmethod
+    def _start(self, index: int) -> bytes: ...
+
+    @abstractmethod
+    def _piece(self, event: Event) -> bytes: ...
+
+    @abstractmethod
+    def _end(self, finished: Finished) -> bytes: ...
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        frame = self.reply.frame([choice])
+        if not self.include_usage:
+            del frame["usage"]
+        return data(frame)
+
+
+@dataclass(slots=True)
+class ChunkEncoder(StreamEncoder):
+    """`chat.completion.chunk`."""
+
+    def _start(self, index: int) -> bytes:
+        return self._choice(index, {"role": "assistant", "content": ""})
+
+    def _piece(self, event: Event) -> bytes:
+        match event:
             case TextDelta():
                 return self._choice(event.index, {"content": event.text}, logprobs=_logprobs(event.logprobs))
             case ReasoningDelta():
                 return self._choice(event.index, {"reasoning_content": event.text})
             case ToolCallDelta():
                 return self._choice(event.index, self._call(event))
-            case Finished():
-                self._unfinished.discard(event.index)
-                return self._choice(event.index, {}, finish_reason=_reason(event.reason, self.reply))
-            case Usage() if self.include_usage:
-                return data(self.reply.frame([], usage_body(event)))
             case _:
                 return b""
+
+    def _end(self, finished: Finished) -> bytes:
+        return self._choice(finished.index, {}, finish_reason=_reason(finished.reason, self.reply))
 
     def _call(self, event: ToolCallDelta) -> dict[str, Any]:
         """The first delta of a call introduces it, the later ones only add to its arguments."""
@@ -113,11 +145,9 @@ class ChunkEncoder:
         finish_reason: str | None = None,
         logprobs: dict[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        frame = self.reply.frame([choice])
-        if not self.include_usage:
-            del frame["usage"]
-        return data(frame)
+        return self._chunk(
+            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        )
 
 
 def unfinished() -> WorkerFailed:

@@ -11,9 +11,9 @@ import orjson
 from fastapi import Request, Response
 
 from gateway.context import Gateway
-from gateway.sse import Encoder, EventStreamResponse, open_stream, unless_client_leaves
+from gateway.sse import EventStreamResponse, open_stream, unless_client_leaves
 from gateway.telemetry import CompletionLog
-from gateway.translate import Collector
+from gateway.translate import Collector, StreamEncoder
 from worker.protocol import Request as WorkerRequest
 
 IGNORED_HEADER = "x-ignored-parameters"
@@ -27,7 +27,7 @@ class Asked:
     request: WorkerRequest
     num_choices: int
     ignored: tuple[str, ...]
-    encoder: Encoder
+    encoder: StreamEncoder
     whole: Callable[[Collector], dict[str, Any]]
 
 
