@@ -24,8 +24,10 @@ from worker.model_runner import (
     choose_num_slots,
     kv_bytes_per_token,
 )
-from worker.models import default_model
+from worker.models import ModelFileError, default_model
 from worker.protocol import ContextLengthExceeded, InvalidRequest, Overloaded, WorkerFailed
+from worker.service import load_llama
+from worker.settings import WorkerSettings
 
 SYSTEM = "You are a helpful assistant that knows everything about clouds and answers briefly."
 QUESTIONS = [
@@ -284,6 +286,13 @@ def test_slots_follow_the_memory(llama: BatchedLlama) -> None:
     assert choose_num_slots(model, context, 256, None) == 1
     assert choose_num_slots(model, context, 2**20, None) == MAX_SLOTS
     assert choose_num_slots(model, context, None, 9) == 9
+
+
+def test_slots_that_llama_cpp_cannot_make_are_refused_with_the_way_out() -> None:
+    too_many = {"model_path": default_model(), "llm_ctx": 64, "llm_slots": 300, "mem_mb": 2**20}
+    settings = WorkerSettings().model_copy(update=too_many)
+    with pytest.raises(ModelFileError, match=r"300 x 64 tokens\. Set fewer LLM_SLOTS"):
+        load_llama(settings)
 
 
 def test_threads_never_exceed_the_cores() -> None:

@@ -41,6 +41,7 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
             str(path),
             n_ctx=settings.llm_ctx,
             num_slots=settings.llm_slots,
+            # A GPU's memory is not what MEM_MB speaks of.
             memory_mb=settings.mem_mb if settings.n_gpu_layers == 0 else None,
             n_batch=settings.llm_n_batch,
             n_threads=settings.llm_threads,
@@ -54,6 +55,10 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
         raise ModelFileError(
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
             f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
+        ) from error
+    except MemoryError as error:
+        raise ModelFileError(
+            f"{error}. Set fewer LLM_SLOTS, a smaller LLM_CTX, or serve a smaller model."
         ) from error
     loaded = time.perf_counter()
     template = ChatTemplate(llama)
