@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from compat_tests.server import Server
+from compat_tests.server import Server, running_server
 
 CAPITAL: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
@@ -96,17 +96,32 @@ def test_length_and_stop_end_an_answer(client: openai.OpenAI, model: str) -> Non
     assert stopped.choices[0].finish_reason == "stop"
 
 
-def test_sampling_that_is_left_out_is_what_the_model_recommends(client: openai.OpenAI, model: str) -> None:
-    def tell(temperature: float | None = None, top_p: float | None = None) -> str | None:
-        messages: Any = [{"role": "user", "content": "Tell me a story about a fox."}]
-        reply = client.chat.completions.create(
-            model=model, messages=messages, seed=7, max_tokens=24, temperature=temperature, top_p=top_p
-        )
-        return reply.choices[0].message.content
+def fox_story(client: openai.OpenAI, model: str, **sampling: float) -> str | None:
+    """The same story each time, if it is sampled alike."""
+    reply = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Tell me a story about a fox."}],
+        seed=7,
+        max_tokens=24,
+        extra_body=sampling,
+    )
+    return reply.choices[0].message.content
 
-    tell()  # from here on the prompt is cached, and computed alike each time
-    assert tell() == tell(temperature=0.2, top_p=0.9)
-    assert tell() != tell(temperature=1, top_p=1)
+
+def test_sampling_that_is_left_out_is_what_the_model_recommends(client: openai.OpenAI, model: str) -> None:
+    fox_story(client, model)  # from here on the prompt is cached, and computed alike each time
+    assert fox_story(client, model) == fox_story(client, model, temperature=0.2, top_p=0.9)
+    assert fox_story(client, model) != fox_story(client, model, temperature=1, top_p=1)
+
+
+def test_sampling_that_is_left_out_is_openais_if_so_set() -> None:
+    with (
+        running_server(LLM_RECOMMENDED_SAMPLING="false", LLM_CTX="512", LLM_SLOTS="1") as server,
+        server.client() as client,
+    ):
+        model = client.models.list().data[0].id
+        fox_story(client, model)
+        assert fox_story(client, model) == fox_story(client, model, temperature=1, top_p=1)
 
 
 def test_seeds_repeat_and_their_absence_varies(client: openai.OpenAI, model: str) -> None:
