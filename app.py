@@ -8,6 +8,8 @@ Everything is set by environment variables at deploy time; the README has the ta
 
 import logging
 import os
+import secrets
+import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -18,7 +20,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings
 from worker.models import models_in, pull
-from worker.protocol import Batch, ModelInfo, Request
+from worker.protocol import (
+    RECOMMENDABLE,
+    Batch,
+    ChatRequest,
+    ModelInfo,
+    ReasoningDelta,
+    Request,
+    SamplingParams,
+    TextDelta,
+    Usage,
+    WorkerFailed,
+)
 from worker.settings import WorkerSettings
 
 # No `from __future__ import annotations` here: modal.parameter reads the annotations.
@@ -78,6 +91,12 @@ def pinned(base: modal.Image, *packages: str, env: dict[str, str | None] | None 
         .add_local_python_source("gateway", "worker")
     )
 
+
+hub_environment = environment(deployment) | {
+    name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ
+}
+# Where there is no terminal, the Hub's client shows its progress only if told so.
+hub_environment["TQDM_POSITION"] = "-1"
 
 debian = modal.Image.debian_slim(python_version="3.12")
 gateway_image = pinned(debian, "fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
@@ -149,7 +168,7 @@ class LlamaWorker:
 @app.function(
     image=hub_image,
     volumes={str(MODELS): volume},
-    env={name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if name in os.environ},
+    env=hub_environment,
     timeout=60 * MINUTES,
 )
 def pull_model(repo: str, file: str) -> None:
@@ -160,11 +179,41 @@ def pull_model(repo: str, file: str) -> None:
     print(f"Clients call it {path.stem!r}; make it the default with MODEL_PATH={path} modal deploy app.py")
 
 
-@app.function(image=hub_image, volumes={str(MODELS): volume})
+@app.function(image=hub_image, volumes={str(MODELS): volume}, env=environment(deployment))
 def list_models() -> None:
     """modal run app.py::list_models: what is on the Volume, by the name that clients send."""
     for name, path in models_in(MODELS).items():
         print(f"{name:40} {path.stat().st_size >> 20:8} MiB  {path}")
+
+
+@app.local_entrypoint()
+def main(question: str = "What is the capital of France?", model: str = worker_settings.served_name) -> None:
+    """modal run app.py: put one question to the deployed worker, and print its answer and the timings."""
+    sampling = SamplingParams(max_tokens=64, left_to_model=frozenset(RECOMMENDABLE))
+    messages = [{"role": "user", "content": question}]
+    request = ChatRequest(f"smoke-{secrets.token_hex(8)}", model, messages, sampling)
+    worker = modal.Cls.from_name(deployment.app_name, "LlamaWorker")(model=model)
+    usage, first, started = Usage(0, 0), 0.0, time.perf_counter()
+    try:
+        for batch in worker.chat.remote_gen(request):
+            if batch.error:
+                sys.exit(str(batch.error))
+            for event in batch.events:
+                if isinstance(event, TextDelta | ReasoningDelta):
+                    first = first or time.perf_counter() - started
+                    print(event.text, end="", flush=True)
+                elif isinstance(event, Usage):
+                    usage = event
+    except WorkerFailed as error:
+        sys.exit(str(error))
+    except modal.exception.NotFoundError as error:
+        sys.exit(f"{deployment.app_name} is not deployed here; run `modal deploy app.py` first. ({error})")
+    seconds = time.perf_counter() - started
+    speed = max(0, usage.completion_tokens - 1) / (seconds - first)
+    print(
+        f"\n\nfirst text after {first:.2f} s, all of it after {seconds:.2f} s; "
+        f"{usage.completion_tokens} tokens, {speed:.1f} a second after the first"
+    )
 
 
 def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from compat_tests.deployment import APP, ROOT, WORKER
 from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
 from compat_tests.server import NEVER_ENDS
+from tests.fake_hub import TINY_GGUF, serving_hub
 
 MODEL = "model_q4_0"
 SETTINGS = {"LLM_CTX": "4096", "LLM_SLOTS": "2", "LLM_THREADS": "1"}
@@ -49,9 +51,36 @@ def test_what_was_put_on_the_volume_answers_who_has_the_key(
         client.with_options(api_key="another").models.list()
 
 
+def test_modal_run_asks_the_deployed_worker_one_question(emulator: ModalEmulator) -> None:
+    output = emulator.modal("run", "app.py", "--question", "Say hello.", env=SETTINGS, cwd=ROOT)
+    assert re.search(r"\w.*\n\nfirst text after \d+\.\d+ s, .*; \d+ tokens, \d+\.\d a second", output)
+    assert [each.function for each in emulator.containers(WORKER)] == [WORKER], "no worker of its own"
+
+
+def test_modal_run_says_that_the_app_is_not_deployed(emulator: ModalEmulator) -> None:
+    with pytest.raises(RuntimeError, match=r"other is not deployed here; run `modal deploy app\.py` first"):
+        emulator.modal("run", "app.py", env={**SETTINGS, "APP_NAME": "other"}, cwd=ROOT)
+
+
+def test_modal_run_says_which_command_puts_a_missing_model_there(emulator: ModalEmulator) -> None:
+    with pytest.raises(RuntimeError, match=r"No model file at /models/none\.gguf.*::pull_model") as raised:
+        emulator.modal("run", "app.py", "--model", "none", env=SETTINGS, cwd=ROOT)
+    assert "Traceback" not in str(raised.value)
+
+
 def test_modal_run_lists_the_models(emulator: ModalEmulator) -> None:
     output = emulator.modal("run", "app.py::list_models", env=SETTINGS, cwd=ROOT)
     assert f"/models/models/{MODEL}.gguf" in output
+
+
+def test_modal_run_pulls_a_model_to_the_volume(emulator: ModalEmulator) -> None:
+    with serving_hub({"small.gguf": TINY_GGUF}) as hub:
+        settings = {**SETTINGS, "VOLUME_NAME": "pulled", "HF_ENDPOINT": hub}
+        wanted = ("--repo", "me/models", "--file", "small.gguf")
+        output = emulator.modal("run", "app.py::pull_model", *wanted, env=settings, cwd=ROOT)
+    assert "/models/small.gguf is on the Volume pulled, 0 MiB, checked." in output
+    assert "100%" in output
+    assert (emulator.volume_path("pulled") / "small.gguf").read_bytes() == TINY_GGUF
 
 
 def test_a_redeploy_serves_at_once_and_lets_streams_finish(

@@ -11,7 +11,7 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from tests.fake_hub import serving_hub
+from tests.fake_hub import TINY_GGUF, serving_hub
 from worker.models import (
     ModelFileError,
     check_model_file,
@@ -21,8 +21,6 @@ from worker.models import (
     recommended_sampling,
     slow_type_notice,
 )
-
-TINY_GGUF = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2 + b"rest"
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
