@@ -30,7 +30,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "openai": {"temperature": 1, "top_p": 1},
     "full": {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0},
 }
-TUNE_SLOTS = (1, 4, 8, 16, 32, 64)
+TUNE_SLOTS = (1, 4, 8, 16, 32, 48, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ class Workload:
 def setup_for(peer: Peer, base: Setup, clients: int) -> Setup:
     """llama-server gets what `tune` found best for this load on this machine.
 
-    Without such a run: a slot for each client up to 32, and a KV stream for each slot, which was the best of
+    Without such a run: a slot for each client up to 48, and a KV stream for each slot, which was the best of
     those tried at 16, 32 and 100 clients (LOG.md) and is an assumption at other loads.
     """
     if peer is not LLAMA_SERVER:
         return base
     tuned = CACHE / "tune.json"
     best = json.loads(tuned.read_text())["best"] if tuned.exists() else {}
-    setting = best.get(str(clients), {"slots": min(clients, 32), "kv_unified": False})
+    setting = best.get(str(clients), {"slots": min(clients, 48), "kv_unified": False})
     return replace(base, slots=setting["slots"], kv_unified=setting["kv_unified"])
 
 

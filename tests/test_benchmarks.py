@@ -173,7 +173,7 @@ def test_a_run_that_others_disturbed_says_so() -> None:
     assert "disturbed" in report.row(1, "ours", noisy)
 
 
-@pytest.mark.parametrize(("clients", "slots"), [(1, 1), (8, 8), (100, 32)])
+@pytest.mark.parametrize(("clients", "slots"), [(1, 1), (8, 8), (100, 48)])
 def test_untuned_llama_server_gets_a_slot_for_each_client_up_to_32(
     clients: int, slots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
