@@ -174,7 +174,7 @@ def test_a_run_that_others_disturbed_says_so() -> None:
 
 
 @pytest.mark.parametrize(("clients", "slots"), [(1, 1), (8, 8), (100, 48)])
-def test_untuned_llama_server_gets_a_slot_for_each_client_up_to_32(
+def test_untuned_llama_server_gets_a_slot_for_each_client_up_to_48(
     clients: int, slots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scenarios, "CACHE", tmp_path)

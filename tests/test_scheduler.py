@@ -7,6 +7,7 @@ import pytest
 from tests.fake_runner import FakeModelRunner, make_engine, make_sequence, run, submit
 from worker.engine import Engine
 from worker.scheduler import PrefillPacer
+from worker.sequence import Sequence
 
 
 def duration_of_a_settled_step(engine: Engine, runner: FakeModelRunner) -> float:
@@ -17,11 +18,15 @@ def duration_of_a_settled_step(engine: Engine, runner: FakeModelRunner) -> float
     return runner.time - started
 
 
+def start_streams(engine: Engine, number: int, max_tokens: int = 100) -> list[Sequence]:
+    return [submit(engine, make_sequence([1 + i, 2, 3], max_tokens)) for i in range(number)]
+
+
 @pytest.mark.parametrize("num_streams", [16, 24, 31])
 def test_a_long_prompt_slows_running_streams_by_three_at_most(num_streams: int) -> None:
     runner = FakeModelRunner(num_slots=32, context_length=2200, max_batch=512)
     engine = make_engine(runner)
-    streams = [submit(engine, make_sequence([1 + i, 2, 3], max_tokens=2000)) for i in range(num_streams)]
+    streams = start_streams(engine, num_streams, max_tokens=2000)
     undisturbed = duration_of_a_settled_step(engine, runner)
     long = submit(engine, make_sequence([1 + i % 60 for i in range(2000)], max_tokens=2))
     durations = []
@@ -48,8 +53,7 @@ def test_a_burst_of_prompts_is_not_paced_by_the_one_that_came_first() -> None:
 def test_a_burst_does_not_stop_a_third_that_streams() -> None:
     runner = FakeModelRunner(num_slots=32, context_length=200, max_batch=512)
     engine = make_engine(runner)
-    for i in range(10):
-        submit(engine, make_sequence([1 + i, 2, 3], max_tokens=100))
+    start_streams(engine, 10)
     undisturbed = duration_of_a_settled_step(engine, runner)
     burst = [submit(engine, make_sequence([20 + i] * 20, max_tokens=50)) for i in range(20)]
     while any(sequence.is_prefill for sequence in burst):
@@ -91,8 +95,7 @@ def test_a_short_prompt_is_not_cut_where_a_step_ends() -> None:
 def test_long_prompts_share_what_the_streams_can_spare() -> None:
     runner = FakeModelRunner(num_slots=32, context_length=500, max_batch=512)
     engine = make_engine(runner)
-    for i in range(20):
-        submit(engine, make_sequence([1 + i, 2, 3], max_tokens=100))
+    start_streams(engine, 20)
     undisturbed = duration_of_a_settled_step(engine, runner)
     for i in range(5):
         submit(engine, make_sequence([30 + i] * 400, max_tokens=50))
