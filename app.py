@@ -30,7 +30,7 @@ from worker.protocol import (
     SamplingParams,
     TextDelta,
     Usage,
-    WorkerFailed,
+    WorkerError,
 )
 from worker.settings import WorkerSettings
 
@@ -197,14 +197,14 @@ def main(question: str = "What is the capital of France?", model: str = worker_s
     try:
         for batch in worker.chat.remote_gen(request):
             if batch.error:
-                sys.exit(str(batch.error))
+                raise batch.error
             for event in batch.events:
                 if isinstance(event, TextDelta | ReasoningDelta):
                     first = first or time.perf_counter() - started
                     print(event.text, end="", flush=True)
                 elif isinstance(event, Usage):
                     usage = event
-    except WorkerFailed as error:
+    except WorkerError as error:  # of the request, or of a worker that could not start
         sys.exit(str(error))
     except modal.exception.NotFoundError as error:
         sys.exit(f"{deployment.app_name} is not deployed here; run `modal deploy app.py` first. ({error})")
