@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from gateway.settings import GatewaySettings, StartError, explain
 from worker import models
 from worker.machine import available_memory_mb
-from worker.models import ModelFileError, default_model
+from worker.models import ModelFileError, check_model_file, default_model
 from worker.settings import WorkerSettings
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
     try:
         gateway_settings, worker_settings = GatewaySettings(), WorkerSettings()
         _refuse_open(host, gateway_settings)
-        worker_settings = _within_memory(_with_model(worker_settings, model))
+        worker_settings = within_memory(_with_model(worker_settings, model))
         _serve(worker_settings, gateway_settings, host, port)
     except ValidationError as error:
         _stop(explain(error))
@@ -97,12 +97,15 @@ def _with_model(settings: WorkerSettings, model: Path | None) -> WorkerSettings:
     return settings.model_copy(update={"model_path": path, "model_name": name})
 
 
-def _within_memory(settings: WorkerSettings) -> WorkerSettings:
-    """On a machine of the user's own, take a quarter of what is free, unless MEM_MB says otherwise."""
+def within_memory(settings: WorkerSettings) -> WorkerSettings:
+    """On a machine of the user's own, take a quarter of what is free beside the model's own size."""
     available = available_memory_mb()
     if "mem_mb" in settings.model_fields_set or available is None:
         return settings
-    return settings.model_copy(update={"mem_mb": min(settings.mem_mb, available // 4)})
+    model = check_model_file(settings.model_path).stat().st_size >> 20
+    return settings.model_copy(
+        update={"mem_mb": min(available, model + min(settings.mem_mb, available // 4))}
+    )
 
 
 def _refuse_open(host: str, settings: GatewaySettings) -> None:

@@ -22,16 +22,8 @@ def available_cores(cgroup: Path = CGROUP) -> int:
 
 def available_memory_mb(cgroup: Path = CGROUP, meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """MiB that could be allocated now, by the machine and by the container's limit; None where unknown."""
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
-    except OSError:
-        found = None
-    machine = int(found[1]) // 1024 if found else None
-    try:
-        limit = int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return machine
-    return min(limit >> 20, machine) if machine is not None else limit >> 20
+    known = [_machine_memory_mb(meminfo), _container_memory_mb(cgroup)]
+    return min((mb for mb in known if mb is not None), default=None)
 
 
 def tune_openmp() -> None:
@@ -48,4 +40,32 @@ def _quota(cgroup: Path) -> float | None:
         if words[0] in ("max", "-1"):
             return None
         return float(words[0]) / float(words[1])
+    return None
+
+
+def _machine_memory_mb(meminfo: Path) -> int | None:
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+    except OSError:  # not Linux: all there is, since its caches give way
+        found = None
+    if found:
+        return int(found[1]) // 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _container_memory_mb(cgroup: Path) -> int | None:
+    for folder, limit, used, cache in (  # cgroup v2, then v1
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            free = int((folder / limit).read_text()) - int((folder / used).read_text())
+            stat = (folder / "memory.stat").read_text()
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        found = re.search(rf"^{cache} (\d+)$", stat, re.MULTILINE)  # counted as used, given up on demand
+        return free + (int(found[1]) if found else 0) >> 20
     return None
