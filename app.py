@@ -61,15 +61,19 @@ class Deployment(BaseSettings):
     )
     region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
-    gpu: str | None = Field(
-        default=None, description="a GPU for the worker, such as T4; with N_GPU_LAYERS=-1"
-    )
+    gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; all layers go there")
     request_timeout: int = Field(default=10 * MINUTES, ge=1, description="seconds one request may take")
 
 
 deployment = Deployment()
 worker_settings = WorkerSettings()
-worker_settings = worker_settings.model_copy(update={"llm_slots": worker_settings.llm_slots or SLOTS})
+worker_settings = worker_settings.model_copy(
+    update={
+        "llm_slots": worker_settings.llm_slots or SLOTS,
+        # Nobody pays for a GPU to leave it idle.
+        "n_gpu_layers": worker_settings.n_gpu_layers or (-1 if deployment.gpu else 0),
+    }
+)
 gateway_settings = GatewaySettings()
 
 app = modal.App(deployment.app_name)

@@ -61,6 +61,7 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
         assert worker.autoscaler_settings.max_containers == 4
         assert worker.autoscaler_settings.scaledown_window == 77
         assert worker.resources.gpu_config.gpu_type == "T4"
+        assert emulator.environment(APP, "LlamaWorker.*")["N_GPU_LAYERS"] == "-1"
         assert list(worker.scheduler_placement.regions) == ["eu-west"]
         assert worker.scheduler_placement.nonpreemptible
         models = httpx.get(f"{emulator.url(APP, 'gateway')}/v1/models", timeout=60).json()

@@ -111,9 +111,6 @@ class ControlPlane:
 
     def _launch_spec(self, function: FunctionRecord, version: int) -> LaunchSpec:
         definition = function.published()
-        environment = self.images.environment(definition.image_id)
-        for secret_id in definition.secret_ids:
-            environment |= self.secrets.values[secret_id]
         tree = self._root / "source" / f"{function.function_id}-{version}"
         (tree / SOURCE_ROOT).mkdir(parents=True, exist_ok=True)
         for mount_id, destination in self.images.copied_mounts(definition.image_id):
@@ -131,7 +128,14 @@ class ControlPlane:
             environment_name="main",
             app_layout=self.apps.layout(function.app),
         )
-        return LaunchSpec(arguments, environment, tree / SOURCE_ROOT, volumes)
+        return LaunchSpec(arguments, self.environment(definition), tree / SOURCE_ROOT, volumes)
+
+    def environment(self, definition: api_pb2.Function) -> dict[str, str]:
+        """What the image and the secrets put into a container's environment."""
+        environment = self.images.environment(definition.image_id)
+        for secret_id in definition.secret_ids:
+            environment |= self.secrets.values[secret_id]
+        return environment
 
     def _mount(self, mount: api_pb2.VolumeMount) -> mounts.Mount:
         source = self.volumes.directory(mount.volume_id) / mount.sub_path.lstrip("/")

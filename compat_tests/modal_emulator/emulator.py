@@ -242,10 +242,18 @@ class ModalEmulator:
 
     def image_commands(self, app: str, function: str) -> list[str]:
         """What the image of a deployed function would have run and installed."""
+        image_id = self.definition(app, function).image_id
 
         async def find() -> list[str]:
-            deployed = self._plane.apps.deployed(app)
-            definition = self._plane.apps.function(deployed.function_ids[function]).published()
-            return self._plane.images.commands(definition.image_id)
+            return self._plane.images.commands(image_id)
+
+        return self._run(find())
+
+    def environment(self, app: str, function: str) -> dict[str, str]:
+        """What a deployed function's image and secrets put into its containers' environment."""
+        definition = self.definition(app, function)
+
+        async def find() -> dict[str, str]:
+            return self._plane.environment(definition)
 
         return self._run(find())
