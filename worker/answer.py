@@ -90,26 +90,27 @@ class Answer:
                 yield events
 
     async def _merged(self) -> AsyncGenerator[list[Event]]:
-        queue: asyncio.Queue[list[Event] | None] = asyncio.Queue()
+        queue: asyncio.Queue[list[Event] | Exception | None] = asyncio.Queue()
 
         async def pump(index: int) -> None:
             try:
                 async for events in _read(index, *self._choices[index]):
                     queue.put_nowait(events)
-            finally:
                 queue.put_nowait(None)
+            except Exception as error:
+                queue.put_nowait(error)
 
         tasks = [asyncio.ensure_future(pump(index)) for index in range(len(self._choices))]
         try:
             running = len(tasks)
             while running:
-                events = await queue.get()
-                if events is None:
-                    running -= 1
-                else:
-                    yield events
-            for task in tasks:
-                task.result()
+                match await queue.get():
+                    case None:
+                        running -= 1
+                    case Exception() as error:  # at once: nobody wants the rest of the others
+                        raise error
+                    case events:
+                        yield events
         finally:
             for task in tasks:
                 task.cancel()
@@ -124,9 +125,9 @@ async def _read(index: int, stream: CompletionStream, reader: Reader) -> AsyncGe
             if output.text or output.logprobs:
                 events += reader.feed(output.text, output.logprobs)
             if output.finish_reason is not None or reader.done:
+                stream.abort()  # before a slow client has taken the last events
                 last, reason = reader.finish(output.finish_reason or "stop")
                 yield [*events, *last, Finished(index, reason)]
-                stream.abort()
                 return
         if events:
             yield events
