@@ -33,6 +33,9 @@ def test_plain_answers_and_streams_are_strictly_valid(server: Server, model: str
     assert whole.usage is not None
     assert streamed[-1].usage is not None
     assert streamed[-1].usage.completion_tokens == whole.usage.completion_tokens
+    alone = strict.completion(chat(server, model).json()).usage
+    assert alone is not None
+    assert streamed[-1].usage.prompt_tokens == whole.usage.prompt_tokens == alone.prompt_tokens
 
 
 def test_log_probabilities_are_those_of_the_tokens_in_the_answer(server: Server, model: str) -> None:
@@ -156,11 +159,18 @@ def test_several_prompts_of_tokens_are_completed_side_by_side(server: Server, mo
         assert "".join(choice.logprobs.tokens or []) == choice.text
 
 
+def test_the_choices_of_a_negative_seed_differ_too(server: Server, model: str) -> None:
+    answer = chat(server, model, n=3, seed=-1, temperature=1, max_tokens=24).json()
+    assert len({choice["message"]["content"] for choice in answer["choices"]}) == 3
+
+
 @pytest.mark.parametrize("prompt", ["", [10**9]])
-def test_prompts_that_say_nothing_or_nonsense_are_refused(server: Server, model: str, prompt: Any) -> None:
-    response = httpx.post(
-        f"{server.base_url}/completions", json={"model": model, "prompt": prompt, "max_tokens": 1}
-    )
+@pytest.mark.parametrize("echo", [False, True])
+def test_prompts_that_say_nothing_or_nonsense_are_refused(
+    server: Server, model: str, prompt: Any, echo: bool
+) -> None:
+    body = {"model": model, "prompt": prompt, "max_tokens": 1, "echo": echo}
+    response = httpx.post(f"{server.base_url}/completions", json=body)
     if prompt:
         assert response.status_code == 400
         assert strict.error(response)["param"] == "prompt"

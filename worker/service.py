@@ -145,7 +145,7 @@ class Worker:
 
     def _create_chat(self, request: ChatRequest) -> Answer:
         chat = prepare(request, self._template, self._settings.system_prompt)
-        answer = Answer(ignored=chat.ignored)
+        answer = Answer(chat.ignored, num_each=request.n)
         with answer.aborted_on_error():
             for index in range(request.n):
                 sampling = completion_kwargs(request.sampling, self._recommended, index)
@@ -159,13 +159,14 @@ class Worker:
         with answer.aborted_on_error():
             for number, prompt in enumerate(request.prompts):
                 text_or_tokens = prompt if isinstance(prompt, str) else list(prompt)
-                echo = self._text(prompt) if request.echo else ""
                 for index in range(request.n):
                     options = completion_kwargs(request.sampling, self._recommended, index)
                     options["logprobs"] = options.pop("top_logprobs")
                     stream: Any = self._llama.create_completion(
                         text_or_tokens, stream=True, grammar=request.grammar, **options
                     )
+                    # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.
+                    echo = self._text(prompt) if request.echo else ""
                     answer.add(stream, PlainReader(number * request.n + index, echo))
         return answer
 
