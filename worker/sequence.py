@@ -39,7 +39,8 @@ class Channel:
     __slots__ = ("_closed", "_lock", "_output", "_waiter")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: while `put` allocates, the collector may drop the consumer, whose __del__ closes.
+        self._lock = threading.RLock()
         self._output: Output | None = None
         self._waiter: Waiter | None = None
         self._closed = False
