@@ -102,7 +102,8 @@ class LlamaRunner:
     """A llama_context of `num_slots` sequences with `context_length` tokens each.
 
     Not unified, every slot has its own stream of cells: attention reads only its own, but llama_decode
-    computes only *consecutive* slots together, so idle slots between active ones get a throw-away token.
+    computes only *consecutive* slots together, so idle slots between active ones get a throw-away token
+    (a recurrent model's do not: its state cannot give a token back).
     Unified, all slots share one pool: copies cost nothing, attention scans everybody's cells.
     """
 
@@ -115,6 +116,7 @@ class LlamaRunner:
         n_batch: int,
         n_threads: int,
         kv_unified: bool = False,
+        recurrent: bool = False,
         n_ubatch: int = 512,
         type_k: int | None = None,
         type_v: int | None = None,
@@ -124,6 +126,7 @@ class LlamaRunner:
         self.context_length = context_length
         self.max_batch = max(n_batch, num_slots)
         self.copies_are_free = kv_unified
+        self._fills_holes = not (kv_unified or recurrent)
         self.num_dummy_tokens = 0
         self._model = model  # keeps the weights alive
         num_sequences = num_slots + 1 if kv_unified else num_slots  # unified: one more to hold what is saved
@@ -181,7 +184,7 @@ class LlamaRunner:
         """One llama_decode; rows come back by slot, so the caller passes chunks in slot order."""
         ordered = sorted(chunks, key=_slot)
         dummies: list[int] = []
-        if not self.copies_are_free:
+        if self._fills_holes:
             dummies = self._idle_slots_between(ordered)
             if dummies:
                 # The token itself does not matter, its cell is removed below.
