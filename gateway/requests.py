@@ -82,7 +82,7 @@ class SamplingFields(Strict):
     top_k: int | None = Field(default=None, ge=0, le=MAX_INT32)
     min_p: float | None = Field(default=None, ge=0, le=1)
     typical_p: float | None = Field(default=None, gt=0, le=1)
-    repeat_penalty: float | None = Field(default=None, gt=0, le=10)
+    repeat_penalty: float | None = Field(default=None, ge=0.01, le=10)
     mirostat_mode: int | None = Field(default=None, ge=0, le=2)
     mirostat_tau: float | None = Field(default=None, ge=0, le=100)
     mirostat_eta: float | None = Field(default=None, ge=0, le=1)

@@ -22,7 +22,7 @@ from tests.fake_runner import (
     text_of,
 )
 from worker.protocol import Overloaded, WorkerFailed
-from worker.sequence import Output, Sequence, State
+from worker.sequence import Channel, Output, Sequence, State
 
 
 def test_a_sequence_generates_what_it_would_on_its_own() -> None:
@@ -260,6 +260,49 @@ def test_a_failed_decode_fails_only_the_sequence_concerned() -> None:
     for i, sequence in zip((1, 2), good, strict=True):
         assert fetched(sequence) == Output(text_of(continuation([i, i], 4)), finish_reason="length")
     assert engine.alive
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_sampler_that_fails_ends_only_its_own_sequence(alone: bool) -> None:
+    """A caller's own code, or numbers that no distribution can be made of; alone it runs over drafts too."""
+    runner = FakeModelRunner(next_token=repeating_token)
+    engine = make_engine(runner)
+    failing = submit(engine, make_sequence([1, 2, 3, 4], max_tokens=40))
+    other = None if alone else submit(engine, make_sequence([5], max_tokens=20))
+
+    def fail_at_the_20th(tokens: list[int]) -> bool:
+        if len(tokens) == 20:
+            raise ValueError("a caller's bug")
+        return False
+
+    failing.stopping = fail_at_the_20th
+    run(engine)
+    output = fetched(failing)
+    assert output is not None
+    assert isinstance(output.error, WorkerFailed)
+    if other is not None:
+        expected = text_of(continuation([5], 20, repeating_token))
+        assert fetched(other) == Output(expected, finish_reason="length")
+    again = submit(engine, make_sequence([1, 2, 3, 4], max_tokens=30))
+    run(engine)
+    assert fetched(again) == Output(
+        text_of(continuation([1, 2, 3, 4], 30, repeating_token)), finish_reason="length"
+    )
+
+
+def test_a_consumer_collected_while_it_is_written_to_does_not_lock_its_channel() -> None:
+    """The collector may run anywhere, and a dropped stream closes its channel."""
+    channel = Channel()
+
+    class Collected(str):
+        def __radd__(self, text: str) -> str:
+            channel.close()
+            return text
+
+    channel.put(Output("a"))
+    channel.put(Output(Collected("b")))
+    channel.put(Output("c"))
+    assert channel.take(lambda: pytest.fail("the channel is closed")) is None
 
 
 def test_a_full_queue_refuses_with_a_time_to_retry() -> None:

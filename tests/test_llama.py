@@ -143,6 +143,15 @@ def test_grammars_hold(llama: BatchedLlama) -> None:
         ask(llama, "Name a cloud.", grammar="root ::= (")
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_grammar_without_a_way_on_ends_its_own_request(llama: BatchedLlama, temperature: float) -> None:
+    """llama.cpp ends the process when it has to accept a token that its grammar forbids."""
+    for grammar in (r"root ::= [^\x00-\U0010FFFF]", r'root ::= "a" [^\x00-\U0010FFFF]'):
+        with pytest.raises(InvalidRequest, match="dead end"):
+            ask(llama, "Name a cloud.", grammar=grammar, temperature=temperature)
+    assert llama.alive
+
+
 def test_json_mode_of_the_library_works(llama: BatchedLlama) -> None:
     answer = ask(llama, "A cloud as JSON.", response_format={"type": "json_object"}, max_tokens=100, stop="}")
     assert answer.startswith("{")
@@ -188,6 +197,8 @@ def test_too_long_prompts_are_refused_before_anything_runs(llama: BatchedLlama) 
         llama.create_completion([5] * 512)
     with pytest.raises(InvalidRequest):
         llama.create_completion([10**6])
+    with pytest.raises(InvalidRequest, match="49152"):
+        llama.create_completion([1], logit_bias={49152: 1.0})
 
 
 def test_generation_ends_with_the_context(llama: BatchedLlama) -> None:
@@ -273,6 +284,16 @@ def test_a_full_batch_has_room_for_the_holes_between_its_slots(llama: BatchedLla
     assert len(rows) == 2
     assert [runner.length(slot) for slot in range(4)] == [31, 0, 0, 1]
     runner.close()
+
+
+def test_no_token_is_thrown_away_where_a_state_could_not_give_it_back(llama: BatchedLlama) -> None:
+    for recurrent, thrown_away in ((False, 2), (True, 0)):
+        runner = LlamaRunner(
+            llama._model, num_slots=4, context_length=64, n_batch=32, n_threads=1, recurrent=recurrent
+        )
+        assert len(runner.decode([Chunk(0, 0, [1], 1), Chunk(3, 0, [1], 1)])) == 2
+        assert runner.num_dummy_tokens == thrown_away
+        runner.close()
 
 
 def test_slots_follow_the_memory(llama: BatchedLlama) -> None:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pytest
 
 from tests.fake_runner import VOCABULARY_SIZE, LetterVocabulary
-from worker.protocol import SamplingParams
+from worker.protocol import InvalidRequest, SamplingParams
 from worker.sampling import (
     Row,
+    Sampled,
     Sampler,
     apply_penalties,
     candidates,
@@ -116,6 +117,62 @@ def test_a_batch_samples_as_each_row_would_alone() -> None:
         sample(rows[i : i + 1].copy(), [Sampler(p)], LetterVocabulary())[0] for i, p in enumerate(params)
     ]
     assert together == alone
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_k": 5}, {"logprobs": 1}])
+def test_the_smallest_temperatures_take_the_best_token(options: dict[str, Any]) -> None:
+    row = random_row(3, VOCABULARY_SIZE)
+    for temperature in (1e-5, 1e-6, 1e-50, 5e-324):
+        sampler = Sampler(SamplingParams(temperature=temperature, **options))
+        [sampled] = sample(row.copy()[None], [sampler], LetterVocabulary())
+        assert isinstance(sampled, Sampled)
+        assert sampled.token == row.argmax()
+
+
+def test_a_row_without_a_possible_token_fails_by_itself() -> None:
+    rows = np.stack([random_row(0, VOCABULARY_SIZE), np.full(VOCABULARY_SIZE, np.nan, np.float32)])
+    good, bad = sample(rows, [Sampler(SamplingParams(seed=1)) for _ in rows], LetterVocabulary())
+    assert isinstance(good, Sampled)
+    assert isinstance(bad, Exception)
+
+
+class OnlyUpTo:
+    """A constraint that forbids all tokens from `end` on, and remembers what it accepted."""
+
+    def __init__(self, end: int) -> None:
+        self.end, self.accepted = end, list[int]()
+
+    def allows(self, token: int) -> bool:
+        return token < self.end
+
+    def mask(self, row: Row) -> None:
+        row[self.end :] = -np.inf
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.5}])
+def test_a_constraint_that_leaves_nothing_is_an_error_of_the_request(options: dict[str, Any]) -> None:
+    constraint = OnlyUpTo(0)
+    sampler = Sampler(SamplingParams(**options), constraint)
+    [failed] = sample(random_row(1, VOCABULARY_SIZE)[None], [sampler], LetterVocabulary())
+    assert isinstance(failed, InvalidRequest)
+    assert constraint.accepted == []
+
+
+def test_a_chooser_that_learns_from_its_draws_sees_only_what_is_allowed() -> None:
+    drawn: list[int] = []
+
+    def choose(row: Row) -> int:
+        drawn.append(int(row.argmax()))
+        return drawn[-1]
+
+    constraint = OnlyUpTo(5)
+    row = np.arange(VOCABULARY_SIZE, dtype=np.float32)
+    sampler = Sampler(SamplingParams(), constraint, choose)
+    assert sample_row(row, sampler, LetterVocabulary()).token == 4
+    assert drawn == constraint.accepted == [4]
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])

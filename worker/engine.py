@@ -231,15 +231,15 @@ class Engine:
         if sampling:
             sampled = sample(logits, [s.sampler for s in sampling], self.vocabulary)
             for sequence, token in zip(sampling, sampled, strict=True):
-                self._append(sequence, token)
+                self._take(sequence, token)
 
     def _take_draft(self, sequence: Sequence, draft: tuple[int, ...], logits: Logits) -> None:
         """Sample token after token, for as long as the draft has the one that comes."""
         num_accepted = 0
         for i, drafted in enumerate((*draft, None)):
             sampled = sample(logits[i : i + 1], [sequence.sampler], self.vocabulary)[0]
-            self._append(sequence, sampled)
-            if sequence.state is State.FINISHED or sampled.token != drafted:
+            self._take(sequence, sampled)
+            if sequence.state is State.FINISHED or sequence.tokens[-1] != drafted:
                 break
             num_accepted += 1
             sequence.num_computed += 1
@@ -248,6 +248,18 @@ class Engine:
         sequence.lookup.observe(len(draft), num_accepted)
         self._num_draft += len(draft)
         self._num_accepted += num_accepted
+
+    def _take(self, sequence: Sequence, sampled: Sampled | Exception) -> None:
+        """Go on with a token; what goes wrong about it is the end of this sequence alone."""
+        try:
+            if isinstance(sampled, Exception):
+                raise sampled
+            self._append(sequence, sampled)
+        except WorkerError as error:
+            self._fail(sequence, error)
+        except Exception:
+            log.exception("sequence failed: no token could be chosen for it")
+            self._fail(sequence, WorkerFailed("The next token could not be chosen."))
 
     def _append(self, sequence: Sequence, sampled: Sampled) -> None:
         if self.vocabulary.is_end(sampled.token):

@@ -26,7 +26,7 @@ from worker.engine import Engine, EngineStats  # noqa: E402
 from worker.llama_samplers import Grammar, mirostat_chain, typical_chain  # noqa: E402
 from worker.model_runner import LlamaRunner, choose_num_slots  # noqa: E402
 from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams  # noqa: E402
-from worker.sampling import Chooser, Row, Sampler  # noqa: E402
+from worker.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler  # noqa: E402
 from worker.sequence import Sequence  # noqa: E402
 
 
@@ -80,6 +80,7 @@ class BatchedLlama(llama_cpp.Llama):
             n_batch=n_batch,
             n_threads=n_threads,
             kv_unified=kv_unified,
+            recurrent=recurrent,
             n_ubatch=n_ubatch,
             type_k=type_k,
             type_v=type_v,
@@ -172,9 +173,10 @@ class BatchedLlama(llama_cpp.Llama):
             max_tokens=max_tokens,
             logprobs=logprobs,
         )
+        self._check_bias(params.logit_bias)
         chain_seed = (seed if seed is not None else random.getrandbits(32)) & 0xFFFFFFFF
         chooser: Chooser | None = None
-        if mirostat_mode and temperature > 0:
+        if mirostat_mode and temperature >= MIN_TEMPERATURE:
             chooser = mirostat_chain(
                 chain_seed,
                 version=mirostat_mode,
@@ -183,7 +185,7 @@ class BatchedLlama(llama_cpp.Llama):
                 eta=mirostat_eta,
                 temperature=temperature,
             )
-        elif typical_p < 1 and temperature > 0:
+        elif typical_p < 1 and temperature >= MIN_TEMPERATURE:
             chooser = typical_chain(
                 chain_seed,
                 top_k=top_k,
@@ -223,6 +225,15 @@ class BatchedLlama(llama_cpp.Llama):
     def _check_tokens(self, tokens: SequenceOf[int]) -> None:
         if not tokens or min(tokens) < 0 or max(tokens) >= self._vocabulary.size:
             raise InvalidRequest("The prompt is empty or has tokens that the model does not know.", "prompt")
+
+    def _check_bias(self, logit_bias: Mapping[int, float]) -> None:
+        unknown = [token for token in logit_bias if not 0 <= token < self._vocabulary.size]
+        if unknown:
+            raise InvalidRequest(
+                f"Token {unknown[0]} in 'logit_bias' is not in this model's vocabulary, whose ids go from 0 "
+                f"to {self._vocabulary.size - 1}.",
+                "logit_bias",
+            )
 
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", "replace")

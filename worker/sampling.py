@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.detokenizer import Vocabulary
-from worker.protocol import SamplingParams, TokenLogprob
+from worker.protocol import InvalidRequest, SamplingParams, TokenLogprob
 
 Row = npt.NDArray[np.float32]
 
@@ -25,6 +25,8 @@ BLOCK = 256
 _ONES = np.ones(BLOCK, np.float32)
 # After so many draws that top_p or min_p refuse, sorting is cheaper than to go on.
 MAX_REJECTIONS = 12
+# Below this a softmax in float32 is all in one token, or overflows.
+MIN_TEMPERATURE = 1e-5
 
 
 class Constraint(Protocol):
@@ -57,14 +59,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.params.seed is not None:
-            self._random.seed(self.params.seed)
+            self._random.seed(self.params.seed % 2**64)  # random takes a negative seed for its positive
 
     def draw(self) -> float:
         return self._random.random()
 
     @property
     def is_greedy(self) -> bool:
-        return self.params.temperature <= 0
+        return self.params.temperature < MIN_TEMPERATURE
 
     @property
     def is_plain(self) -> bool:
@@ -97,17 +99,14 @@ class Sampled:
 
 def sample(
     logits: npt.NDArray[np.float32], samplers: Sequence[Sampler], vocabulary: Vocabulary
-) -> list[Sampled]:
-    """One token for each row; overwrites `logits`."""
-    sampled: list[Sampled | None] = [None] * len(samplers)
+) -> list[Sampled | Exception]:
+    """One token for each row, or what kept that row from having one; overwrites `logits`."""
+    sampled: list[Sampled | Exception | None] = [None] * len(samplers)
     greedy = [i for i, s in enumerate(samplers) if s.is_plain and s.is_greedy]
-    drawn = [i for i, s in enumerate(samplers) if s.is_plain and not s.is_greedy]
     for i, token in zip(greedy, argmax_rows(logits, greedy), strict=True):
         sampled[i] = Sampled(token)
-    for i, token in zip(drawn, draw_rows(logits, drawn, [samplers[i] for i in drawn]), strict=True):
-        sampled[i] = Sampled(token)
     return [
-        done if done is not None else sample_row(logits[i], samplers[i], vocabulary)
+        done if done is not None else _try_row(logits[i], samplers[i], vocabulary)
         for i, done in enumerate(sampled)
     ]
 
@@ -119,9 +118,14 @@ def argmax_rows(logits: npt.NDArray[np.float32], rows: list[int]) -> list[int]:
     return [int(logits[i].argmax()) for i in rows]
 
 
-def draw_rows(logits: npt.NDArray[np.float32], rows: list[int], samplers: list[Sampler]) -> list[int]:
-    """Draw from each row's softmax. A row at a time, because one row stays in the core's own cache."""
-    return [draw(logits[i], s.params.temperature, s.draw()) for i, s in zip(rows, samplers, strict=True)]
+def _try_row(row: Row, sampler: Sampler, vocabulary: Vocabulary) -> Sampled | Exception:
+    """A row at a time, because one row stays in the core's own cache, and one's failure is its own."""
+    try:
+        if sampler.is_plain:
+            return Sampled(draw(row, sampler.params.temperature, sampler.draw()))
+        return sample_row(row, sampler, vocabulary)
+    except Exception as error:
+        return error
 
 
 def draw(row: Row, temperature: float, number: float) -> int:
@@ -162,20 +166,30 @@ def sample_row(row: Row, sampler: Sampler, vocabulary: Vocabulary) -> Sampled:
     apply_bias(row, params)
     if sampler.has_penalties:
         apply_penalties(row, sampler)
-    token = _choose(row, sampler)
-    constraint = sampler.constraint
-    if constraint is not None:
-        # Checking one token is cheap, masking all is not. Drawing again among the allowed ones when the first
-        # is refused gives the same distribution as masking always.
-        if not constraint.allows(token):
-            constraint.mask(row)
-            token = _choose(row, sampler)
-        constraint.accept(token)
+    token = _choose_allowed(row, sampler)
     if sampler.has_penalties:
         sampler.recent = [*sampler.recent, token][-sampler.last_n :]
     if params.logprobs is None:
         return Sampled(token)
     return Sampled(token, token_logprob(raw, normalizer, token, params.logprobs, vocabulary))
+
+
+def _choose_allowed(row: Row, sampler: Sampler) -> int:
+    constraint = sampler.constraint
+    if constraint is None:
+        return _choose(row, sampler)
+    # Checking one token is cheap, masking all is not. Drawing again among the allowed ones when the first
+    # is refused gives the same distribution as masking always. But a chooser learns from what it draws.
+    token = None if sampler.chooser is not None else _choose(row, sampler)
+    if token is None or not constraint.allows(token):
+        constraint.mask(row)
+        if not np.isfinite(row.max()):
+            raise InvalidRequest(
+                "The grammar comes to a dead end: no token of the model may follow.", "grammar"
+            )
+        token = _choose(row, sampler)
+    constraint.accept(token)
+    return token
 
 
 def _choose(row: Row, sampler: Sampler) -> int:
@@ -263,8 +277,7 @@ def _last_positive(cumulative: npt.NDArray[np.float64]) -> int:
 
 def apply_bias(row: Row, params: SamplingParams) -> None:
     for token, bias in params.logit_bias.items():
-        if 0 <= token < len(row):
-            row[token] += bias
+        row[token] += bias
 
 
 def apply_penalties(row: Row, sampler: Sampler) -> None:
