@@ -37,6 +37,7 @@ from worker.settings import WorkerSettings
 # No `from __future__ import annotations` here: modal.parameter reads the annotations.
 
 MINUTES = 60
+LONGEST_TIMEOUT = 24 * 60 * MINUTES  # that Modal allows
 # Unless LLM_SLOTS is set. Modal has to be told before any worker has read the model.
 SLOTS = 16
 MODELS = Path("/models")  # where the Volume is mounted
@@ -62,7 +63,9 @@ class Deployment(BaseSettings):
     region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
     gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; all layers go there")
-    request_timeout: int = Field(default=10 * MINUTES, ge=1, description="seconds one request may take")
+    request_timeout: int = Field(
+        default=10 * MINUTES, ge=1, le=23 * 60 * MINUTES, description="seconds one answer may take"
+    )
 
 
 deployment = Deployment()
@@ -135,7 +138,8 @@ else:
     region=deployment.region,
     nonpreemptible=deployment.nonpreemptible,
     gpu=deployment.gpu,
-    timeout=deployment.request_timeout,
+    # The worker ends an answer itself. Modal's own way costs the container, with all its other answers.
+    timeout=deployment.request_timeout + 2 * MINUTES,
     startup_timeout=10 * MINUTES,
 )
 @modal.concurrent(max_inputs=worker_settings.llm_slots)
@@ -155,7 +159,9 @@ class LlamaWorker:
         logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
         self.worker = Worker(load_llama(settings), settings)
-        self.remote = RemoteWorker(self.worker, lambda id: aborts.get.aio(partition=id))
+        self.remote = RemoteWorker(
+            self.worker, lambda id: aborts.get.aio(partition=id), deployment.request_timeout
+        )
         # Where memory holds fewer slots than were asked for, the rest is left to other workers.
         modal.experimental.set_local_input_concurrency(self.worker.num_slots)
 
@@ -237,7 +243,8 @@ def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
     secrets=[]
     if gateway_settings.allow_anonymous
     else [modal.Secret.from_name(deployment.secret_name, required_keys=["API_KEYS"])],
-    timeout=deployment.request_timeout,
+    # A request also waits for a worker, and one that timed out would take a thousand others with it.
+    timeout=LONGEST_TIMEOUT,
 )
 @modal.concurrent(max_inputs=1000)
 @modal.asgi_app()

@@ -40,6 +40,12 @@ def test_the_gateway_is_light(emulator: ModalEmulator) -> None:
     assert "llama" not in emulator.image_commands(APP, "gateway")[-1]
 
 
+def test_modals_own_timeouts_are_longer_than_the_workers(emulator: ModalEmulator) -> None:
+    """The worker ends a long answer itself, after 600 s; Modal would end the container's others too."""
+    assert emulator.definition(APP, "LlamaWorker.*").timeout_secs > 600
+    assert emulator.definition(APP, "gateway").timeout_secs == 24 * 60 * 60
+
+
 def test_settings_of_the_deployment_reach_the_containers() -> None:
     with ModalEmulator() as emulator:
         settings = {

@@ -11,6 +11,7 @@ import pytest
 from worker.protocol import Accepted, Batch, ChatRequest, Event, Finished, Request, TextDelta, WorkerFailed
 from worker.remote import RemoteWorker
 
+LONG = 600.0
 TEXT = [f"{i} " for i in range(60)]
 
 
@@ -30,6 +31,21 @@ class FastWorker:
         yield [Finished(0, "stop")]
 
 
+class StuckWorker:
+    """Accepts, writes a word, and then nothing more; `freed` when it was made to end."""
+
+    def __init__(self) -> None:
+        self.freed = False
+
+    async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
+        try:
+            yield [Accepted(3)]
+            yield [TextDelta(0, "word")]
+            await asyncio.Event().wait()
+        finally:
+            self.freed = True
+
+
 async def never(request_id: str) -> None:
     await asyncio.Event().wait()
 
@@ -47,7 +63,7 @@ def text_of(received: list[Batch]) -> str:
 
 
 def remote_worker(failing: bool = False) -> RemoteWorker:
-    return RemoteWorker(FastWorker(failing), never)  # type: ignore[arg-type]
+    return RemoteWorker(FastWorker(failing), never, LONG)  # type: ignore[arg-type]
 
 
 def test_all_streams_together_keep_to_the_rate() -> None:
@@ -99,7 +115,7 @@ def test_an_abort_ends_the_pause() -> None:
         await gone.wait()
 
     async def leave() -> list[Batch]:
-        remote = RemoteWorker(FastWorker(), aborted)  # type: ignore[arg-type]
+        remote = RemoteWorker(FastWorker(), aborted, LONG)  # type: ignore[arg-type]
         remote.BATCHES_PER_SECOND = 0.001
         received = []
         async for batch in remote.chat(request()):
@@ -114,3 +130,15 @@ def test_an_abort_ends_the_pause() -> None:
 def test_without_streaming_there_is_one_batch() -> None:
     (only,) = asyncio.run(batches(remote_worker(), stream=False))
     assert text_of([only]) == "".join(TEXT)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_takes_too_long_ends_with_an_error_after_its_text(stream: bool) -> None:
+    worker = StuckWorker()
+    remote = RemoteWorker(worker, never, seconds=0.05)  # type: ignore[arg-type]
+    received = asyncio.run(batches(remote, stream))
+    assert text_of(received) == "word"
+    assert isinstance(received[-1].error, WorkerFailed)
+    assert "longer than 0.05 seconds" in str(received[-1].error)
+    assert "REQUEST_TIMEOUT" in str(received[-1].error)
+    assert worker.freed

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from worker.protocol import Batch, Event, Request, WorkerError
+from worker.protocol import Batch, Event, Request, WorkerError, WorkerFailed
 from worker.service import Worker
 
 WaitForAbort = Callable[[str], Awaitable[object]]
@@ -18,15 +18,16 @@ class RemoteWorker:
     """A worker as other containers call it.
 
     `aborted(request_id)` returns when the client has gone; the generation then ends at once and the
-    generator returns normally, because cancelling an input from outside costs the whole container.
+    generator returns normally, because cancelling an input from outside costs the whole container. So does
+    Modal's own timeout of an input: an answer that takes longer than `seconds` is ended here, with an error.
     """
 
     # What all streams of a container send together. Each batch costs Modal's runtime about 2 ms of CPU, here
     # under the lock that the engine's Python needs, and in the gateway, which has a quarter of a core for it.
     BATCHES_PER_SECOND = 100.0
 
-    def __init__(self, worker: Worker, aborted: WaitForAbort) -> None:
-        self._worker, self._aborted = worker, aborted
+    def __init__(self, worker: Worker, aborted: WaitForAbort, seconds: float) -> None:
+        self._worker, self._aborted, self._seconds = worker, aborted, seconds
         self._num_streams = 0
 
     async def chat(self, request: Request) -> AsyncGenerator[Batch]:
@@ -70,11 +71,22 @@ class RemoteWorker:
             generation.cancel()
 
     async def _generate(self, request: Request, outbox: Outbox) -> None:
+        limit = asyncio.timeout(self._seconds)
         try:
-            async for events in self._worker.chat(request):
-                outbox.put_nowait(events)
+            async with limit:
+                async for events in self._worker.chat(request):
+                    outbox.put_nowait(events)
         except WorkerError as error:
             outbox.put_nowait(error)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            outbox.put_nowait(
+                WorkerFailed(
+                    f"The answer took longer than {self._seconds:g} seconds, the most it may take here. "
+                    "Ask for fewer tokens with max_tokens, or deploy with a larger REQUEST_TIMEOUT."
+                )
+            )
         finally:
             outbox.put_nowait(None)
 
