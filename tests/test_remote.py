@@ -142,3 +142,32 @@ def test_an_answer_that_takes_too_long_ends_with_an_error_after_its_text(stream:
     assert "longer than 0.05 seconds" in str(received[-1].error)
     assert "REQUEST_TIMEOUT" in str(received[-1].error)
     assert worker.freed
+
+
+def test_a_watch_that_fails_begins_anew_and_ends_no_answer() -> None:
+    """The queue service breaks twice; then the client really leaves."""
+    failures = iter([ConnectionError("unreachable"), ConnectionError("unreachable")])
+    watching, gone = asyncio.Event(), asyncio.Event()
+
+    async def aborted(request_id: str) -> None:
+        for failure in failures:
+            raise failure
+        watching.set()
+        await gone.wait()
+
+    async def leave() -> list[Batch]:
+        worker = StuckWorker()
+        remote = RemoteWorker(worker, aborted, LONG)  # type: ignore[arg-type]
+        remote.SECONDS_BETWEEN_WATCHES = 0.0
+        stream = remote.chat(request())
+        received = [await anext(stream)]
+        await watching.wait()
+        assert not worker.freed
+        gone.set()
+        received += [batch async for batch in stream]
+        assert worker.freed
+        return received
+
+    received = asyncio.run(leave())
+    assert text_of(received) == "word"
+    assert [batch.error for batch in received if batch.error] == []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from worker.protocol import Batch, Event, Request, WorkerError, WorkerFailed
 from worker.service import Worker
+
+log = logging.getLogger("worker")
 
 WaitForAbort = Callable[[str], Awaitable[object]]
 Outbox = asyncio.Queue[list[Event] | WorkerError | None]  # None: nothing more will come
@@ -25,6 +28,7 @@ class RemoteWorker:
     # What all streams of a container send together. Each batch costs Modal's runtime about 2 ms of CPU, here
     # under the lock that the engine's Python needs, and in the gateway, which has a quarter of a core for it.
     BATCHES_PER_SECOND = 100.0
+    SECONDS_BETWEEN_WATCHES = 1.0  # when the queue service fails, which it does to all streams at once
 
     def __init__(self, worker: Worker, aborted: WaitForAbort, seconds: float) -> None:
         self._worker, self._aborted, self._seconds = worker, aborted, seconds
@@ -38,8 +42,7 @@ class RemoteWorker:
         attempt = secrets.token_hex(8)
         outbox: Outbox = asyncio.Queue()
         generation = asyncio.ensure_future(self._generate(request, outbox))
-        watch = asyncio.ensure_future(self._aborted(request.request_id))
-        watch.add_done_callback(lambda _: generation.cancel())
+        watch = asyncio.ensure_future(self._end_on_abort(request, generation))
         held: list[Event] = []
         num_sent = 0
         self._num_streams += request.stream
@@ -69,6 +72,20 @@ class RemoteWorker:
             self._num_streams -= request.stream
             watch.cancel()
             generation.cancel()
+
+    async def _end_on_abort(self, request: Request, generation: asyncio.Future[None]) -> None:
+        """A watch that fails says nothing of the client, so it begins anew and the answer goes on."""
+        while True:
+            try:
+                await self._aborted(request.request_id)
+            except Exception as error:
+                log.warning(
+                    "cannot learn whether %s was aborted, asking again: %r", request.request_id, error
+                )
+                await asyncio.sleep(self.SECONDS_BETWEEN_WATCHES)
+            else:
+                generation.cancel()
+                return
 
     async def _generate(self, request: Request, outbox: Outbox) -> None:
         limit = asyncio.timeout(self._seconds)
