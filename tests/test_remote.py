@@ -16,18 +16,18 @@ TEXT = [f"{i} " for i in range(60)]
 
 
 class FastWorker:
-    """Writes TEXT, a word at a time and faster than anybody could carry it away."""
+    """Writes TEXT, a word at a time and faster than anybody could carry it away; then may raise `error`."""
 
-    def __init__(self, failing: bool = False) -> None:
-        self.failing = failing
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         yield [Accepted(3)]
         for text in TEXT:
             await asyncio.sleep(0.002)
             yield [TextDelta(0, text)]
-        if self.failing:
-            raise WorkerFailed("broken")
+        if self.error:
+            raise self.error
         yield [Finished(0, "stop")]
 
 
@@ -62,8 +62,8 @@ def text_of(received: list[Batch]) -> str:
     return "".join(e.text for batch in received for e in batch.events if isinstance(e, TextDelta))
 
 
-def remote_worker(failing: bool = False) -> RemoteWorker:
-    return RemoteWorker(FastWorker(failing), never, LONG)  # type: ignore[arg-type]
+def remote_worker(error: Exception | None = None) -> RemoteWorker:
+    return RemoteWorker(FastWorker(error), never, LONG)  # type: ignore[arg-type]
 
 
 def test_all_streams_together_keep_to_the_rate() -> None:
@@ -95,16 +95,15 @@ def test_acceptance_and_the_first_text_leave_at_once() -> None:
     assert text.events[0] == TextDelta(0, TEXT[0])
 
 
-@pytest.mark.parametrize("failing", [False, True])
-def test_the_end_does_not_wait_for_its_turn(failing: bool) -> None:
-    remote = remote_worker(failing)
+@pytest.mark.parametrize("error", [None, WorkerFailed("broken")])
+def test_the_end_does_not_wait_for_its_turn(error: WorkerFailed | None) -> None:
+    remote = remote_worker(error)
     remote.BATCHES_PER_SECOND = 0.001  # a pause of a quarter of an hour
     received = asyncio.run(batches(remote))
     assert text_of(received) == "".join(TEXT)
     assert len(received) == 3
-    if failing:
-        assert isinstance(received[-1].error, WorkerFailed)
-    else:
+    assert received[-1].error is error
+    if error is None:
         assert received[-1].events[-1] == Finished(0, "stop")
 
 
@@ -171,3 +170,16 @@ def test_a_watch_that_fails_begins_anew_and_ends_no_answer() -> None:
     received = asyncio.run(leave())
     assert text_of(received) == "word"
     assert [batch.error for batch in received if batch.error] == []
+
+
+@pytest.mark.parametrize("error", [KeyError("a defect"), TimeoutError("not of the time limit")])
+def test_whatever_goes_wrong_ends_the_answer_with_an_error_and_is_logged(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    received = asyncio.run(batches(remote_worker(error)))
+    assert text_of(received) == "".join(TEXT)
+    assert isinstance(received[-1].error, WorkerFailed)
+    assert "The worker failed on this request" in str(received[-1].error)
+    [record] = caplog.records
+    assert record.exc_info
+    assert record.exc_info[1] is error

@@ -95,17 +95,22 @@ class RemoteWorker:
                     outbox.put_nowait(events)
         except WorkerError as error:
             outbox.put_nowait(error)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            outbox.put_nowait(
-                WorkerFailed(
-                    f"The answer took longer than {self._seconds:g} seconds, the most it may take here. "
-                    "Ask for fewer tokens with max_tokens, or deploy with a larger REQUEST_TIMEOUT."
-                )
-            )
+        except Exception:
+            outbox.put_nowait(self._too_long() if limit.expired() else _unexpected(request))
         finally:
             outbox.put_nowait(None)
+
+    def _too_long(self) -> WorkerFailed:
+        return WorkerFailed(
+            f"The answer took longer than {self._seconds:g} seconds, the most it may take here. "
+            "Ask for fewer tokens with max_tokens, or deploy with a larger REQUEST_TIMEOUT."
+        )
+
+
+def _unexpected(request: Request) -> WorkerFailed:
+    """What the client is told of the exception being handled; the log has the rest."""
+    log.exception("request %s failed", request.request_id)
+    return WorkerFailed("The worker failed on this request. Its log has the details under the request's id.")
 
 
 async def _accumulated(outbox: Outbox) -> list[list[Event] | WorkerError | None]:
