@@ -160,7 +160,10 @@ class LlamaWorker:
         settings = for_model(WorkerSettings(), self.model)
         self.worker = Worker(load_llama(settings), settings)
         self.remote = RemoteWorker(
-            self.worker, lambda id: aborts.get.aio(partition=id), deployment.request_timeout
+            self.worker,
+            aborted=lambda id: aborts.get.aio(partition=id),
+            retire=modal.experimental.stop_fetching_inputs.aio,
+            seconds=deployment.request_timeout,
         )
         # Where memory holds fewer slots than were asked for, the rest is left to other workers.
         modal.experimental.set_local_input_concurrency(self.worker.num_slots)

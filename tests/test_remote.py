@@ -18,8 +18,8 @@ TEXT = [f"{i} " for i in range(60)]
 class FastWorker:
     """Writes TEXT, a word at a time and faster than anybody could carry it away; then may raise `error`."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+    def __init__(self, error: Exception | None = None, alive: bool = True) -> None:
+        self.error, self.alive = error, alive
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         yield [Accepted(3)]
@@ -33,6 +33,8 @@ class FastWorker:
 
 class StuckWorker:
     """Accepts, writes a word, and then nothing more; `freed` when it was made to end."""
+
+    alive = True
 
     def __init__(self) -> None:
         self.freed = False
@@ -50,6 +52,10 @@ async def never(request_id: str) -> None:
     await asyncio.Event().wait()
 
 
+async def stay() -> None:
+    raise AssertionError("this worker is alive")
+
+
 def request(stream: bool = True) -> ChatRequest:
     return ChatRequest("id", "model", [{"role": "user", "content": "Hi"}], stream=stream)
 
@@ -63,7 +69,7 @@ def text_of(received: list[Batch]) -> str:
 
 
 def remote_worker(error: Exception | None = None) -> RemoteWorker:
-    return RemoteWorker(FastWorker(error), never, LONG)  # type: ignore[arg-type]
+    return RemoteWorker(FastWorker(error), never, stay, LONG)  # type: ignore[arg-type]
 
 
 def test_all_streams_together_keep_to_the_rate() -> None:
@@ -114,7 +120,7 @@ def test_an_abort_ends_the_pause() -> None:
         await gone.wait()
 
     async def leave() -> list[Batch]:
-        remote = RemoteWorker(FastWorker(), aborted, LONG)  # type: ignore[arg-type]
+        remote = RemoteWorker(FastWorker(), aborted, stay, LONG)  # type: ignore[arg-type]
         remote.BATCHES_PER_SECOND = 0.001
         received = []
         async for batch in remote.chat(request()):
@@ -134,7 +140,7 @@ def test_without_streaming_there_is_one_batch() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_takes_too_long_ends_with_an_error_after_its_text(stream: bool) -> None:
     worker = StuckWorker()
-    remote = RemoteWorker(worker, never, seconds=0.05)  # type: ignore[arg-type]
+    remote = RemoteWorker(worker, never, stay, seconds=0.05)  # type: ignore[arg-type]
     received = asyncio.run(batches(remote, stream))
     assert text_of(received) == "word"
     assert isinstance(received[-1].error, WorkerFailed)
@@ -156,7 +162,7 @@ def test_a_watch_that_fails_begins_anew_and_ends_no_answer() -> None:
 
     async def leave() -> list[Batch]:
         worker = StuckWorker()
-        remote = RemoteWorker(worker, aborted, LONG)  # type: ignore[arg-type]
+        remote = RemoteWorker(worker, aborted, stay, LONG)  # type: ignore[arg-type]
         remote.SECONDS_BETWEEN_WATCHES = 0.0
         stream = remote.chat(request())
         received = [await anext(stream)]
@@ -183,3 +189,18 @@ def test_whatever_goes_wrong_ends_the_answer_with_an_error_and_is_logged(
     [record] = caplog.records
     assert record.exc_info
     assert record.exc_info[1] is error
+
+
+def test_a_container_whose_engine_has_died_retires_after_it_has_told_its_error() -> None:
+    told: list[object] = []
+
+    async def retire() -> None:
+        told.append("retired")
+
+    async def ask() -> None:
+        dead = FastWorker(WorkerFailed("the engine has failed"), alive=False)
+        async for batch in RemoteWorker(dead, never, retire, LONG).chat(request()):  # type: ignore[arg-type]
+            told.append(batch.error)
+
+    asyncio.run(ask())
+    assert [str(each) for each in told[-2:]] == ["the engine has failed", "retired"]

@@ -14,6 +14,7 @@ from worker.service import Worker
 log = logging.getLogger("worker")
 
 WaitForAbort = Callable[[str], Awaitable[object]]
+Retire = Callable[[], Awaitable[object]]
 Outbox = asyncio.Queue[list[Event] | WorkerError | None]  # None: nothing more will come
 
 
@@ -23,6 +24,8 @@ class RemoteWorker:
     `aborted(request_id)` returns when the client has gone; the generation then ends at once and the
     generator returns normally, because cancelling an input from outside costs the whole container. So does
     Modal's own timeout of an input: an answer that takes longer than `seconds` is ended here, with an error.
+    `retire()` takes this container out of service, which is called after an answer when the engine has died:
+    a worker that fails every request at once would draw more of them than those that work.
     """
 
     # What all streams of a container send together. Each batch costs Modal's runtime about 2 ms of CPU, here
@@ -30,8 +33,8 @@ class RemoteWorker:
     BATCHES_PER_SECOND = 100.0
     SECONDS_BETWEEN_WATCHES = 1.0  # when the queue service fails, which it does to all streams at once
 
-    def __init__(self, worker: Worker, aborted: WaitForAbort, seconds: float) -> None:
-        self._worker, self._aborted, self._seconds = worker, aborted, seconds
+    def __init__(self, worker: Worker, aborted: WaitForAbort, retire: Retire, seconds: float) -> None:
+        self._worker, self._aborted, self._retire, self._seconds = worker, aborted, retire, seconds
         self._num_streams = 0
 
     async def chat(self, request: Request) -> AsyncGenerator[Batch]:
@@ -63,6 +66,9 @@ class RemoteWorker:
                     held = []
                     num_sent += 1
                 if ended:
+                    if not self._worker.alive:
+                        log.error("the engine has died: this container takes no more requests")
+                        await self._retire()
                     return
                 # The first batch says that the request was accepted, the second has the first text.
                 if num_sent > 1:
