@@ -15,10 +15,11 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import modal
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, explain
 from worker.models import models_in, pull
 from worker.protocol import (
     RECOMMENDABLE,
@@ -42,6 +43,8 @@ LONGEST_TIMEOUT = 24 * 60 * MINUTES  # that Modal allows
 SLOTS = 16
 MODELS = Path("/models")  # where the Volume is mounted
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
+ABORTS_SUFFIX = "-aborts"  # of the app's name: the Queue that tells workers which clients have left
+OBJECT_NAME = r"^[a-zA-Z0-9._-]+$"  # of at most 64 characters: what Modal accepts
 
 
 class Deployment(BaseSettings):
@@ -49,13 +52,26 @@ class Deployment(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
-    app_name: str = Field(default="link-cloud-llamacpp", description="the Modal app's name")
-    volume_name: str = Field(default="gguf-models", description="the Volume with the GGUF files")
+    app_name: str = Field(
+        default="link-cloud-llamacpp",
+        pattern=OBJECT_NAME,
+        max_length=64 - len(ABORTS_SUFFIX),
+        description="the Modal app's name",
+    )
+    volume_name: str = Field(
+        default="gguf-models",
+        pattern=OBJECT_NAME,
+        max_length=64,
+        description="the Volume with the GGUF files",
+    )
     secret_name: str = Field(
-        default="llama-gateway", description="the Secret whose API_KEYS clients must send"
+        default="llama-gateway",
+        pattern=OBJECT_NAME,
+        max_length=64,
+        description="the Secret whose API_KEYS clients must send",
     )
     min_containers: int = Field(default=0, ge=0, description="workers kept warm")
-    max_containers: int = Field(default=10, ge=1, description="most workers at once")
+    max_containers: int = Field(default=10, ge=1, validate_default=True, description="most workers at once")
     buffer_containers: int = Field(default=0, ge=0, description="idle workers kept ready under load")
     scaledown_window: int = Field(
         default=5 * MINUTES, ge=2, le=3600, description="seconds a worker idles before it stops"
@@ -67,9 +83,19 @@ class Deployment(BaseSettings):
         default=10 * MINUTES, ge=1, le=23 * 60 * MINUTES, description="seconds one answer may take"
     )
 
+    @field_validator("max_containers")
+    @classmethod
+    def not_below_the_minimum(cls, value: int, info: ValidationInfo) -> int:
+        minimum = info.data.get("min_containers", 0)
+        if value < minimum:
+            raise PydanticCustomError("below_minimum", f"it is less than MIN_CONTAINERS={minimum}")
+        return value
 
-deployment = Deployment()
-worker_settings = WorkerSettings()
+
+try:
+    deployment, worker_settings, gateway_settings = Deployment(), WorkerSettings(), GatewaySettings()
+except ValidationError as error:
+    sys.exit(explain(error))
 worker_settings = worker_settings.model_copy(
     update={
         "llm_slots": worker_settings.llm_slots or SLOTS,
@@ -77,11 +103,10 @@ worker_settings = worker_settings.model_copy(
         "n_gpu_layers": worker_settings.n_gpu_layers or (-1 if deployment.gpu else 0),
     }
 )
-gateway_settings = GatewaySettings()
 
 app = modal.App(deployment.app_name)
 volume = modal.Volume.from_name(deployment.volume_name, create_if_missing=True, version=2)
-aborts = modal.Queue.from_name(f"{deployment.app_name}-aborts", create_if_missing=True)
+aborts = modal.Queue.from_name(deployment.app_name + ABORTS_SUFFIX, create_if_missing=True)
 
 
 def environment(settings: BaseSettings) -> dict[str, str | None]:

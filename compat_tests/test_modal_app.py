@@ -87,3 +87,35 @@ def test_without_keys_it_does_not_deploy(values: dict[str, str] | None) -> None:
             emulator.secret("llama-gateway", values)
         with pytest.raises(RuntimeError, match=r"llama-gateway|API_KEYS"):
             emulator.deploy("app.py")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"CPU_CORES": "abc", "LLM_SLOTS": "0"},
+        {"ALLOW_ANONYMOUS": "nein"},
+        {
+            "SCALEDOWN_WINDOW": "1",
+            "APP_NAME": "a" * 60,
+            "VOLUME_NAME": "bad name!",
+            "SECRET_NAME": "bad/name",
+        },
+    ],
+)
+def test_wrong_settings_stop_the_deployment_with_a_sentence_for_each(
+    emulator: ModalEmulator, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        emulator.deploy("app.py", env=wrong)
+    output = str(raised.value)
+    assert [f"{name}={value!r} is not valid: " in output for name, value in wrong.items()] == [True] * len(
+        wrong
+    )
+    assert "Traceback" not in output
+
+
+def test_more_workers_kept_warm_than_there_may_be_is_told(emulator: ModalEmulator) -> None:
+    with pytest.raises(
+        RuntimeError, match="MAX_CONTAINERS=10 is not valid: it is less than MIN_CONTAINERS=11"
+    ):
+        emulator.deploy("app.py", env={"MIN_CONTAINERS": "11"})
