@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings, explain
-from worker.models import models_in, pull
+from worker.models import check_model_file, models_in, pull
 from worker.protocol import (
     RECOMMENDABLE,
     Batch,
@@ -183,6 +183,7 @@ class LlamaWorker:
 
         logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
+        check_model_file(settings.model_path, way_to_the_volume(settings.model_path))
         self.worker = Worker(load_llama(settings), settings)
         self.remote = RemoteWorker(
             self.worker,
@@ -201,6 +202,16 @@ class LlamaWorker:
     @modal.exit()
     def close(self) -> None:
         self.worker.close()
+
+
+def way_to_the_volume(path: Path) -> str:
+    """How a file gets to `path`, with the name of this deployment's Volume."""
+    name, place = deployment.volume_name, str(path).removeprefix(f"{MODELS}/")
+    return (
+        f"The Volume {name} is mounted at {MODELS}. Put the file there with "
+        f"`modal volume put {name} FILE.gguf {place}`, or one from the Hugging Face Hub with "
+        f"`VOLUME_NAME={name} modal run app.py::pull_model --repo REPO --file FILE.gguf`."
+    )
 
 
 @app.function(
