@@ -99,6 +99,10 @@ except ValidationError as error:
 worker_settings = worker_settings.model_copy(
     update={
         "llm_slots": worker_settings.llm_slots or SLOTS,
+        # A container may run on all of its machine's cores, of which only the reserved ones are its own.
+        "llm_threads": worker_settings.llm_threads
+        if "llm_threads" in worker_settings.model_fields_set
+        else max(1, int(worker_settings.cpu_cores)),
         # Nobody pays for a GPU to leave it idle.
         "n_gpu_layers": worker_settings.n_gpu_layers or (-1 if deployment.gpu else 0),
     }

@@ -67,7 +67,9 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
         assert worker.autoscaler_settings.max_containers == 4
         assert worker.autoscaler_settings.scaledown_window == 77
         assert worker.resources.gpu_config.gpu_type == "T4"
-        assert emulator.environment(APP, "LlamaWorker.*")["N_GPU_LAYERS"] == "-1"
+        environment = emulator.environment(APP, "LlamaWorker.*")
+        assert environment["N_GPU_LAYERS"] == "-1"
+        assert environment["LLM_THREADS"] == "2", "as many as there are whole cores"
         assert list(worker.scheduler_placement.regions) == ["eu-west"]
         assert worker.scheduler_placement.nonpreemptible
         models = httpx.get(f"{emulator.url(APP, 'gateway')}/v1/models", timeout=60).json()
@@ -78,6 +80,11 @@ def test_it_is_closed_by_default(emulator: ModalEmulator) -> None:
     url = emulator.url(APP, "gateway")
     assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 401
     assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer the-key"}).is_success
+
+
+def test_threads_may_be_fewer_than_the_cores_that_are_paid_for(emulator: ModalEmulator) -> None:
+    emulator.deploy("app.py", env={"APP_NAME": "two-threads", "CPU_CORES": "4", "LLM_THREADS": "2"})
+    assert emulator.environment("two-threads", "LlamaWorker.*")["LLM_THREADS"] == "2"
 
 
 @pytest.mark.parametrize("values", [None, {"OTHER": "x"}])
