@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings, explain
-from worker.models import check_model_file, models_in, pull
+from worker.models import ModelFileError, check_model_file, models_in, pull
 from worker.protocol import (
     RECOMMENDABLE,
     Batch,
@@ -212,7 +212,7 @@ def way_to_the_volume(path: Path) -> str:
     """How a file gets to `path`, with the name of this deployment's Volume."""
     name, place = deployment.volume_name, str(path).removeprefix(f"{MODELS}/")
     return (
-        f"The Volume {name} is mounted at {MODELS}. Put the file there with "
+        f"The Volume {name} is mounted at {MODELS}. Put a file there with "
         f"`modal volume put {name} FILE.gguf {place}`, or one from the Hugging Face Hub with "
         f"`VOLUME_NAME={name} modal run app.py::pull_model --repo REPO --file FILE.gguf`."
     )
@@ -226,16 +226,27 @@ def way_to_the_volume(path: Path) -> str:
 )
 def pull_model(repo: str, file: str) -> None:
     """modal run app.py::pull_model --repo REPO --file FILE.gguf: from the Hugging Face Hub to the Volume."""
-    path = pull(repo, file, MODELS)
+    try:
+        path = pull(repo, file, MODELS)
+    except ModelFileError as error:
+        # Modal shows the traceback of whatever is raised here, and of its causes; the sentence comes last.
+        raise SystemExit(str(error)) from None
     volume.commit()
     print(f"{path} is on the Volume {deployment.volume_name}, {path.stat().st_size >> 20} MiB, checked.")
     print(f"Clients call it {path.stem!r}; make it the default with MODEL_PATH={path} modal deploy app.py")
 
 
-@app.function(image=hub_image, volumes={str(MODELS): volume}, env=environment(deployment))
+@app.function(
+    image=hub_image,
+    volumes={str(MODELS): volume},
+    env=environment(deployment) | environment(worker_settings),
+)
 def list_models() -> None:
     """modal run app.py::list_models: what is on the Volume, by the name that clients send."""
-    for name, path in models_in(MODELS).items():
+    models = models_in(MODELS)
+    if not models:
+        print(f"There is no GGUF file yet. {way_to_the_volume(worker_settings.model_path)}")
+    for name, path in models.items():
         print(f"{name:40} {path.stat().st_size >> 20:8} MiB  {path}")
 
 
