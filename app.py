@@ -304,13 +304,21 @@ def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
 @modal.asgi_app()
 def gateway() -> object:
     from gateway.app import create_app
+    from gateway.errors import APIError
     from gateway.modal_backend import ModalBackend
     from gateway.telemetry import configure_logging
 
     settings = GatewaySettings()
-    if not settings.key_list and not settings.allow_anonymous:
-        raise RuntimeError(f"The Secret {deployment.secret_name} has no key: set API_KEYS in it.")
     configure_logging(settings.log_level, as_json=True)
+    if not settings.key_list and not settings.allow_anonymous:
+        # Raised, it would end this container, and clients would see Modal's own error.
+        name = deployment.secret_name
+        message = (
+            f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
+            f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
+        )
+        logging.getLogger("gateway").error(message)
+        return APIError(503, message, type="server_error", code="no_api_keys").response()
     return create_app(ModalBackend(worker_for, aborts, Shelf().models), settings)
 
 

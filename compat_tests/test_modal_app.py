@@ -96,6 +96,17 @@ def test_without_keys_it_does_not_deploy(values: dict[str, str] | None) -> None:
             emulator.deploy("app.py")
 
 
+def test_with_an_empty_key_it_answers_nobody_and_says_why(emulator: ModalEmulator) -> None:
+    emulator.secret("no-keys", {"API_KEYS": ""})
+    emulator.deploy("app.py", env={"APP_NAME": "closed", "SECRET_NAME": "no-keys"})
+    for path in ("/v1/models", "/health"):
+        response = httpx.get(emulator.url("closed", "gateway") + path, timeout=60)
+        assert response.status_code == 503
+        assert "API_KEYS in its Secret no-keys is empty" in response.json()["error"]["message"]
+    assert "API_KEYS in its Secret no-keys is empty" in emulator.log()
+    assert "Traceback" not in emulator.log()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
