@@ -70,9 +70,15 @@ class Deployment(BaseSettings):
         max_length=64,
         description="the Secret whose API_KEYS clients must send",
     )
-    min_containers: int = Field(default=0, ge=0, description="workers kept warm")
-    max_containers: int = Field(default=10, ge=1, validate_default=True, description="most workers at once")
-    buffer_containers: int = Field(default=0, ge=0, description="idle workers kept ready under load")
+    min_containers: int = Field(
+        default=0, ge=0, description="workers kept warm for each model that has been asked for"
+    )
+    max_containers: int = Field(
+        default=10, ge=1, validate_default=True, description="most workers at once for each model"
+    )
+    buffer_containers: int = Field(
+        default=0, ge=0, description="idle workers kept ready for each model under load"
+    )
     scaledown_window: int = Field(
         default=5 * MINUTES, ge=2, le=3600, description="seconds a worker idles before it stops"
     )

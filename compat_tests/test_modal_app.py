@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from compat_tests.deployment import APP, ROOT
 from compat_tests.modal_emulator.emulator import ModalEmulator
-
-APP = "link-cloud-llamacpp"
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,20 @@ def test_the_worker_has_the_resources_that_the_defaults_name(emulator: ModalEmul
     assert "build-essential" in commands
     assert "--constraint /constraints.txt" in commands
     assert "llama-cpp-python" in commands
+
+
+def test_deploying_needs_modal_and_pydantic_settings_only() -> None:
+    """What the README has installed for it: nothing else of the project's dependencies is imported here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    heavy = {re.split("[;=]", name)[0].replace("-", "_") for name in project["dependencies"]}
+    heavy -= {"pydantic", "pydantic_settings"}
+    program = "import sys, app; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert heavy & set(run.stdout.split()) == set()
+    assert "pip install modal==1.6.4 pydantic-settings\n" in (ROOT / "README.md").read_text()
+    assert "modal==1.6.4" in project["optional-dependencies"]["modal"]
 
 
 def test_the_gateway_is_light(emulator: ModalEmulator) -> None:
