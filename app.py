@@ -15,11 +15,12 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import modal
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.settings import GatewaySettings
-from worker.models import models_in, pull
+from gateway.settings import GatewaySettings, explain
+from worker.models import ModelFileError, check_model_file, models_in, pull
 from worker.protocol import (
     RECOMMENDABLE,
     Batch,
@@ -37,10 +38,13 @@ from worker.settings import WorkerSettings
 # No `from __future__ import annotations` here: modal.parameter reads the annotations.
 
 MINUTES = 60
+LONGEST_TIMEOUT = 24 * 60 * MINUTES  # that Modal allows
 # Unless LLM_SLOTS is set. Modal has to be told before any worker has read the model.
 SLOTS = 16
 MODELS = Path("/models")  # where the Volume is mounted
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
+ABORTS_SUFFIX = "-aborts"  # of the app's name: the Queue that tells workers which clients have left
+OBJECT_NAME = r"^[a-zA-Z0-9._-]+$"  # of at most 64 characters: what Modal accepts
 
 
 class Deployment(BaseSettings):
@@ -48,37 +52,71 @@ class Deployment(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
-    app_name: str = Field(default="link-cloud-llamacpp", description="the Modal app's name")
-    volume_name: str = Field(default="gguf-models", description="the Volume with the GGUF files")
-    secret_name: str = Field(
-        default="llama-gateway", description="the Secret whose API_KEYS clients must send"
+    app_name: str = Field(
+        default="link-cloud-llamacpp",
+        pattern=OBJECT_NAME,
+        max_length=64 - len(ABORTS_SUFFIX),
+        description="the Modal app's name",
     )
-    min_containers: int = Field(default=0, ge=0, description="workers kept warm")
-    max_containers: int = Field(default=10, ge=1, description="most workers at once")
-    buffer_containers: int = Field(default=0, ge=0, description="idle workers kept ready under load")
+    volume_name: str = Field(
+        default="gguf-models",
+        pattern=OBJECT_NAME,
+        max_length=64,
+        description="the Volume with the GGUF files",
+    )
+    secret_name: str = Field(
+        default="llama-gateway",
+        pattern=OBJECT_NAME,
+        max_length=64,
+        description="the Secret whose API_KEYS clients must send",
+    )
+    min_containers: int = Field(
+        default=0, ge=0, description="workers kept warm for each model that has been asked for"
+    )
+    max_containers: int = Field(
+        default=10, ge=1, validate_default=True, description="most workers at once for each model"
+    )
+    buffer_containers: int = Field(
+        default=0, ge=0, description="idle workers kept ready for each model under load"
+    )
     scaledown_window: int = Field(
         default=5 * MINUTES, ge=2, le=3600, description="seconds a worker idles before it stops"
     )
     region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
     gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; all layers go there")
-    request_timeout: int = Field(default=10 * MINUTES, ge=1, description="seconds one request may take")
+    request_timeout: int = Field(
+        default=10 * MINUTES, ge=1, le=23 * 60 * MINUTES, description="seconds one answer may take"
+    )
+
+    @field_validator("max_containers")
+    @classmethod
+    def not_below_the_minimum(cls, value: int, info: ValidationInfo) -> int:
+        minimum = info.data.get("min_containers", 0)
+        if value < minimum:
+            raise PydanticCustomError("below_minimum", f"it is less than MIN_CONTAINERS={minimum}")
+        return value
 
 
-deployment = Deployment()
-worker_settings = WorkerSettings()
+try:
+    deployment, worker_settings, gateway_settings = Deployment(), WorkerSettings(), GatewaySettings()
+except ValidationError as error:
+    sys.exit(explain(error))
 worker_settings = worker_settings.model_copy(
     update={
         "llm_slots": worker_settings.llm_slots or SLOTS,
+        # A container may run on all of its machine's cores, of which only the reserved ones are its own.
+        "llm_threads": worker_settings.llm_threads
+        if "llm_threads" in worker_settings.model_fields_set
+        else max(1, int(worker_settings.cpu_cores)),
         # Nobody pays for a GPU to leave it idle.
         "n_gpu_layers": worker_settings.n_gpu_layers or (-1 if deployment.gpu else 0),
     }
 )
-gateway_settings = GatewaySettings()
 
 app = modal.App(deployment.app_name)
 volume = modal.Volume.from_name(deployment.volume_name, create_if_missing=True, version=2)
-aborts = modal.Queue.from_name(f"{deployment.app_name}-aborts", create_if_missing=True)
+aborts = modal.Queue.from_name(deployment.app_name + ABORTS_SUFFIX, create_if_missing=True)
 
 
 def environment(settings: BaseSettings) -> dict[str, str | None]:
@@ -135,7 +173,8 @@ else:
     region=deployment.region,
     nonpreemptible=deployment.nonpreemptible,
     gpu=deployment.gpu,
-    timeout=deployment.request_timeout,
+    # The worker ends an answer itself. Modal's own way costs the container, with all its other answers.
+    timeout=deployment.request_timeout + 2 * MINUTES,
     startup_timeout=10 * MINUTES,
 )
 @modal.concurrent(max_inputs=worker_settings.llm_slots)
@@ -154,8 +193,14 @@ class LlamaWorker:
 
         logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
+        check_model_file(settings.model_path, way_to_the_volume(settings.model_path))
         self.worker = Worker(load_llama(settings), settings)
-        self.remote = RemoteWorker(self.worker, lambda id: aborts.get.aio(partition=id))
+        self.remote = RemoteWorker(
+            self.worker,
+            aborted=lambda id: aborts.get.aio(partition=id),
+            retire=modal.experimental.stop_fetching_inputs.aio,
+            seconds=deployment.request_timeout,
+        )
         # Where memory holds fewer slots than were asked for, the rest is left to other workers.
         modal.experimental.set_local_input_concurrency(self.worker.num_slots)
 
@@ -169,6 +214,16 @@ class LlamaWorker:
         self.worker.close()
 
 
+def way_to_the_volume(path: Path) -> str:
+    """How a file gets to `path`, with the name of this deployment's Volume."""
+    name, place = deployment.volume_name, str(path).removeprefix(f"{MODELS}/")
+    return (
+        f"The Volume {name} is mounted at {MODELS}. Put a file there with "
+        f"`modal volume put {name} FILE.gguf {place}`, or one from the Hugging Face Hub with "
+        f"`VOLUME_NAME={name} modal run app.py::pull_model --repo REPO --file FILE.gguf`."
+    )
+
+
 @app.function(
     image=hub_image,
     volumes={str(MODELS): volume},
@@ -177,16 +232,27 @@ class LlamaWorker:
 )
 def pull_model(repo: str, file: str) -> None:
     """modal run app.py::pull_model --repo REPO --file FILE.gguf: from the Hugging Face Hub to the Volume."""
-    path = pull(repo, file, MODELS)
+    try:
+        path = pull(repo, file, MODELS)
+    except ModelFileError as error:
+        # Modal shows the traceback of whatever is raised here, and of its causes; the sentence comes last.
+        raise SystemExit(str(error)) from None
     volume.commit()
     print(f"{path} is on the Volume {deployment.volume_name}, {path.stat().st_size >> 20} MiB, checked.")
     print(f"Clients call it {path.stem!r}; make it the default with MODEL_PATH={path} modal deploy app.py")
 
 
-@app.function(image=hub_image, volumes={str(MODELS): volume}, env=environment(deployment))
+@app.function(
+    image=hub_image,
+    volumes={str(MODELS): volume},
+    env=environment(deployment) | environment(worker_settings),
+)
 def list_models() -> None:
     """modal run app.py::list_models: what is on the Volume, by the name that clients send."""
-    for name, path in models_in(MODELS).items():
+    models = models_in(MODELS)
+    if not models:
+        print(f"There is no GGUF file yet. {way_to_the_volume(worker_settings.model_path)}")
+    for name, path in models.items():
         print(f"{name:40} {path.stat().st_size >> 20:8} MiB  {path}")
 
 
@@ -237,19 +303,28 @@ def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
     secrets=[]
     if gateway_settings.allow_anonymous
     else [modal.Secret.from_name(deployment.secret_name, required_keys=["API_KEYS"])],
-    timeout=deployment.request_timeout,
+    # A request also waits for a worker, and one that timed out would take a thousand others with it.
+    timeout=LONGEST_TIMEOUT,
 )
 @modal.concurrent(max_inputs=1000)
 @modal.asgi_app()
 def gateway() -> object:
     from gateway.app import create_app
+    from gateway.errors import APIError
     from gateway.modal_backend import ModalBackend
     from gateway.telemetry import configure_logging
 
     settings = GatewaySettings()
-    if not settings.key_list and not settings.allow_anonymous:
-        raise RuntimeError(f"The Secret {deployment.secret_name} has no key: set API_KEYS in it.")
     configure_logging(settings.log_level, as_json=True)
+    if not settings.key_list and not settings.allow_anonymous:
+        # Raised, it would end this container, and clients would see Modal's own error.
+        name = deployment.secret_name
+        message = (
+            f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
+            f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
+        )
+        logging.getLogger("gateway").error(message)
+        return APIError(503, message, type="server_error", code="no_api_keys").response()
     return create_app(ModalBackend(worker_for, aborts, Shelf().models), settings)
 
 

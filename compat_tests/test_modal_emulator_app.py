@@ -71,6 +71,10 @@ def test_modal_run_says_which_command_puts_a_missing_model_there(emulator: Modal
 def test_modal_run_lists_the_models(emulator: ModalEmulator) -> None:
     output = emulator.modal("run", "app.py::list_models", env=SETTINGS, cwd=ROOT)
     assert f"/models/models/{MODEL}.gguf" in output
+    settings = {**SETTINGS, "VOLUME_NAME": "empty"}
+    output = emulator.modal("run", "app.py::list_models", env=settings, cwd=ROOT)
+    assert "no GGUF file yet. The Volume empty is mounted" in output
+    assert f"`modal volume put empty FILE.gguf models/{MODEL}.gguf`" in output
 
 
 def test_modal_run_pulls_a_model_to_the_volume(emulator: ModalEmulator) -> None:
@@ -78,9 +82,14 @@ def test_modal_run_pulls_a_model_to_the_volume(emulator: ModalEmulator) -> None:
         settings = {**SETTINGS, "VOLUME_NAME": "pulled", "HF_ENDPOINT": hub}
         wanted = ("--repo", "me/models", "--file", "small.gguf")
         output = emulator.modal("run", "app.py::pull_model", *wanted, env=settings, cwd=ROOT)
+        with pytest.raises(RuntimeError) as raised:
+            emulator.modal("run", "app.py::pull_model", *wanted[:-1], "none.gguf", env=settings, cwd=ROOT)
     assert "/models/small.gguf is on the Volume pulled, 0 MiB, checked." in output
     assert "100%" in output
     assert (emulator.volume_path("pulled") / "small.gguf").read_bytes() == TINY_GGUF
+    failure = str(raised.value)
+    assert failure.strip().endswith("for a private or gated repository set HF_TOKEN.")
+    assert failure.count("Traceback") == 1, "Modal's own, without those of the Hub's client"
 
 
 def test_a_redeploy_serves_at_once_and_lets_streams_finish(

@@ -100,6 +100,22 @@ def test_the_inputs_of_a_killed_container_run_elsewhere(emulator: ModalEmulator,
     assert not is_running(victim.pid)
 
 
+def test_a_container_that_retires_finishes_its_inputs_and_is_replaced(
+    emulator: ModalEmulator, client: Client
+) -> None:
+    """Its second slot is free, and still what comes next goes to another."""
+    partition = new_partition()
+    [call] = hold(client, partition)
+    wait_until_held(client, partition)
+    emulator.wait_for(lambda found: len(found) == 1, WORKER)  # others, of earlier tests, are idle and go
+    retired = sample_worker(client).retire.remote()
+    assert sample_worker(client).describe.remote()["pid"] != retired
+    assert is_running(retired)
+    release(client, partition)
+    assert pid_of(call.get(timeout=60)) == retired
+    emulator.wait_for(lambda found: retired not in {each.pid for each in found}, WORKER)
+
+
 def test_a_pending_input_can_be_cancelled(emulator: ModalEmulator, client: Client) -> None:
     """It ends at once, and never takes a slot: what was queued behind it is served."""
     partition = new_partition()

@@ -188,14 +188,29 @@ def test_errors_of_the_worker_keep_their_class(deployment: Deployment) -> None:
     assert refusal.value.code == "context_length_exceeded"
 
 
+def test_an_answer_over_the_time_limit_ends_and_its_worker_goes_on() -> None:
+    settings = {"MODEL_NAME": MODEL, "LLM_CTX": "4096", "LLM_SLOTS": "1", "REQUEST_TIMEOUT": "2"}
+    with deployed(default_model(), **settings) as deployment:
+        url = f"{deployment.server.base_url}/chat/completions"
+        response = httpx.post(url, json=STORY, timeout=60)
+        assert response.status_code == 503
+        assert "longer than 2 seconds" in response.json()["error"]["message"]
+        [worker] = deployment.workers()
+        httpx.post(url, json=SHORT, timeout=60).raise_for_status()
+        assert [each.task_id for each in deployment.workers()] == [worker.task_id]
+
+
 def test_a_missing_model_is_told_with_the_command_that_puts_it_there() -> None:
-    with deployed(None) as deployment:
+    with deployed(None, VOLUME_NAME="other", MODEL_PATH="/models/mine/model_q4_0.gguf") as deployment:
         url = f"{deployment.server.base_url}/chat/completions"
         body = {**SHORT, "model": "model_q4_0"}
         started = time.monotonic()
         response = httpx.post(url, json=body, timeout=60)
         assert response.status_code == 503
-        assert "modal volume put gguf-models" in response.json()["error"]["message"]
+        message = response.json()["error"]["message"]
+        assert "`modal volume put other FILE.gguf mine/model_q4_0.gguf`" in message
+        assert "`VOLUME_NAME=other modal run app.py::pull_model" in message
+        assert "gguf-models" not in message
         assert time.monotonic() - started < 50
 
 

@@ -64,8 +64,8 @@ class ModalBackend:
                 self._detach(self._abort(request.request_id))
 
     async def _call(self, request: Request, inbox: Inbox) -> None:
-        batches: AsyncGenerator[Batch] = self._worker(request.model).chat.remote_gen.aio(request)
         try:
+            batches: AsyncGenerator[Batch] = self._worker(request.model).chat.remote_gen.aio(request)
             async for batch in batches:
                 inbox.put_nowait(batch)
             inbox.put_nowait(None)

@@ -19,11 +19,12 @@ Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
 {slots} requests at a time, {context} tokens of context each; set LLM_SLOTS, LLM_CTX or MEM_MB for others.
 
   curl {base_url}/chat/completions -H 'Content-Type: application/json'{auth_header} \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Say hello."}}], "max_tokens": 40}}'
+    -d '{{"model": "{model}", "max_tokens": 40,
+         "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
   from openai import OpenAI
   client = OpenAI(base_url="{base_url}", api_key="{key}")
-  messages = [{{"role": "user", "content": "Say hello."}}]
+  messages = [{{"role": "user", "content": "What is the capital of France?"}}]
   reply = client.chat.completions.create(model="{model}", messages=messages, max_tokens=40)
   print(reply.choices[0].message.content)
 """

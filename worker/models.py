@@ -26,9 +26,9 @@ class ModelFileError(WorkerFailed):
     """A model file that cannot be served; the message says where it was looked for and what to do."""
 
 
-def check_model_file(path: Path) -> Path:
-    """Return `path` if it begins like a GGUF file, else raise ModelFileError with the way out."""
-    hint = (
+def check_model_file(path: Path, hint: str | None = None) -> Path:
+    """Return `path` if it begins like a GGUF file, else raise ModelFileError with the way out, `hint`."""
+    hint = hint or (
         "Give the path of a GGUF file with `llama-gateway serve --model PATH` or MODEL=PATH, or on Modal put "
         "one on the Volume: `modal volume put gguf-models FILE.gguf models/model_q4_0.gguf`, or "
         "`modal run app.py::pull_model --repo REPO --file FILE.gguf`."

@@ -104,11 +104,16 @@ class Worker:
     def num_slots(self) -> int:
         return self._llama.num_slots
 
+    @property
+    def alive(self) -> bool:
+        """False once the engine has ended: it does not start again, and every request would fail."""
+        return self._llama.alive
+
     async def models(self) -> Sequence[ModelInfo]:
         return [self.model]
 
     async def check(self) -> None:
-        if not self._llama.alive:
+        if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:

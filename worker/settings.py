@@ -21,7 +21,9 @@ class WorkerSettings(BaseSettings):
     )
     cpu_cores: float = Field(default=8, gt=0, description="cores reserved for a worker container")
     mem_mb: int = Field(default=16384, ge=256, description="memory of a worker in MiB; it bounds the slots")
-    llm_threads: int = Field(default=8, ge=1, description="threads; never more than the cores really there")
+    llm_threads: int = Field(
+        default=8, ge=1, description="threads; never more than the cores really there; on Modal as CPU_CORES"
+    )
     llm_ctx: int = Field(default=8192, ge=64, description="context in tokens for each request")
     llm_n_batch: int = Field(default=256, ge=32, description="most tokens in one llama_decode")
     llm_slots: int | None = Field(

@@ -83,12 +83,15 @@ class RuntimeService:
         """A container that failed before it could take an input says why."""
         self.scheduler.container(caller.task_id).failure = request.result
 
-    async def ContainerStop(self, request: api_pb2.ContainerStopRequest, _: Caller) -> None:
+    async def ContainerStop(
+        self, request: api_pb2.ContainerStopRequest, _: Caller
+    ) -> api_pb2.ContainerStopResponse:
         container = self.scheduler.container(request.task_id)
         if request.graceful:
             container.drain()
         else:
             container.interrupt()
+        return api_pb2.ContainerStopResponse()
 
     async def TaskList(self, request: api_pb2.TaskListRequest, _: Caller) -> api_pb2.TaskListResponse:
         tasks = [

@@ -83,6 +83,12 @@ class Worker:
             raise
 
     @modal.method()
+    async def retire(self) -> int:
+        """Have this container take no more inputs, and end when those it has are done."""
+        await modal.experimental.stop_fetching_inputs.aio()
+        return self.pid
+
+    @modal.method()
     async def fail(self) -> None:
         raise ValueError("as asked")
 
