@@ -103,8 +103,6 @@ def from_validation(errors: Sequence[Any], body: object) -> APIError:
     """The first of pydantic's errors, named as the client wrote the field: `messages[0].role`."""
     detail = errors[0]
     kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "json_invalid":
-        return invalid(f"The body is not valid JSON: {context['error']}.", None, "invalid_json")
     if not isinstance(body, dict):
         message = "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
         return invalid(message, None, "invalid_json")

@@ -6,12 +6,14 @@ carry every object in it between containers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
+# How deep JSON in a request may nest: templates and schemas are read recursively.
+MAX_NESTING = 100
 
 # Fields of SamplingParams that a model's author may recommend a value for.
 RECOMMENDABLE = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
@@ -114,6 +116,18 @@ class CompletionRequest:
 
 
 Request = ChatRequest | CompletionRequest
+
+
+def nests_too_deep(value: object) -> bool:
+    """Whether decoded JSON has more than MAX_NESTING lists and objects in one another."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_NESTING):
+        level = [inner for outer in level for inner in _contents(outer) if isinstance(inner, (dict, list))]
+    return bool(level)
+
+
+def _contents(value: dict[str, object] | list[object]) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.json_body import JSONRoute
 from gateway.openapi import TextCompletion, either_whole_or_stream
 from gateway.requests import TextCompletionRequest
 from gateway.routes.answers import Asked, answer
 from gateway.text_completions import TextChunkEncoder, text_completion, text_reply
 
-router = APIRouter(tags=["completions"])
+router = APIRouter(tags=["completions"], route_class=JSONRoute)
 
 
 @router.post("/v1/completions", responses=either_whole_or_stream(TextCompletion, TextCompletion))

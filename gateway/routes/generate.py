@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 
 from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.json_body import JSONRoute
 from gateway.requests import GenerateRequest, GenerateResponse
 from gateway.routes.answers import collect
 
-router = APIRouter(tags=["legacy"])
+router = APIRouter(tags=["legacy"], route_class=JSONRoute)
 
 
 @router.post("/generate")
