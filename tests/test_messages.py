@@ -11,6 +11,7 @@ from tests.test_chat_template import template
 from worker.chat import AnswerReader, prepare
 from worker.chat_template import ChatTemplate
 from worker.protocol import (
+    MAX_NESTING,
     ChatRequest,
     InvalidRequest,
     ReasoningDelta,
@@ -132,6 +133,17 @@ def test_template_variables_are_passed_on_and_unknown_ones_reported() -> None:
     assert prepare(request(reasoning_effort="low"), template(NATIVE), "").ignored == ("reasoning_effort",)
     with pytest.raises(InvalidRequest, match="'messages' is set by the server"):
         prepare(request(template_kwargs={"messages": []}), template(NATIVE), "")
+    with pytest.raises(InvalidRequest, match="'self' is set by the server") as refused:
+        prepare(request(template_kwargs={"self": 1}), template(NATIVE), "")
+    assert refused.value.param == "chat_template_kwargs"
+
+
+def test_variables_may_be_as_deep_as_a_request() -> None:
+    deep: Any = []
+    for _ in range(MAX_NESTING - 3):
+        deep = [deep]
+    prompt = prepare(request(template_kwargs={"x": deep}), template("{{ x | tojson }}" + MESSAGES), "").prompt
+    assert "[" * (MAX_NESTING - 2) in prompt.text
 
 
 def logprob(token: str) -> TokenLogprob:
