@@ -32,6 +32,14 @@ _PARAMETER = re.compile(r"<parameter=([^>]+)>\n?(.*?)\n?</parameter>", re.DOTALL
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """Text that is no call; `start` is its place in all text that was fed."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallStarted:
     """The model began to call tool `name`; its arguments follow."""
 
@@ -50,7 +58,7 @@ class CallEnded:
     """The call that started last is complete."""
 
 
-Part = str | CallStarted | CallArguments | CallEnded
+Part = Content | CallStarted | CallArguments | CallEnded
 
 
 class _State(Enum):
@@ -71,6 +79,7 @@ class ToolCallParser:
     def __init__(self, tools: Mapping[str, Mapping[str, Any] | None]) -> None:
         self._tools = tools
         self._state = _State.START
+        self._num_fed = 0  # characters; the buffer holds the last of them
         self._buffer = ""  # not yet looked at
         self._raw = ""  # of the section, while it might still be content
         self._reader = CallReader(strict=True)
@@ -81,6 +90,7 @@ class ToolCallParser:
         self.num_calls = 0
 
     def feed(self, text: str) -> list[Part]:
+        self._num_fed += len(text)
         self._buffer += text
         return list(self._run())
 
@@ -90,7 +100,7 @@ class ToolCallParser:
         if self._in_call:
             parts.append(CallEnded())
         elif (rest := self._raw + self._buffer) and (not self.num_calls or rest.strip(_BETWEEN)):
-            parts.append(rest)
+            parts.append(Content(rest, self._num_fed - len(rest)))
         self._raw = self._buffer = ""
         return parts
 
@@ -136,9 +146,10 @@ class ToolCallParser:
             self._open(at + (0 if opener == "<function=" else len(opener)), bare=False)
 
     def _content(self, text: str) -> Iterator[Part]:
+        start = self._num_fed - len(self._buffer)
         self._buffer = self._buffer[len(text) :]
         if text:
-            yield text
+            yield Content(text, start)
 
     def _open(self, end: int, *, bare: bool) -> None:
         self._raw, self._buffer = self._buffer[:end], self._buffer[end:]
