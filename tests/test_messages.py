@@ -16,6 +16,7 @@ from worker.chat_template import ChatTemplate
 from worker.protocol import (
     MAX_NESTING,
     ChatRequest,
+    FinishReason,
     InvalidRequest,
     ReasoningDelta,
     ResponseFormat,
@@ -230,6 +231,26 @@ def test_log_probabilities_are_those_of_the_content_however_the_text_is_cut(
         assert got == [written[number] for number in sorted(expected)], cuts
 
 
+def test_a_call_that_was_cut_off_is_not_told_as_tool_calls() -> None:
+    begun = '<tool_call>{"name": "get_time", "arguments": {"zone'
+    whole = f"<tool_call>{CALL}</tool_call>"
+    reasons: list[FinishReason] = ["stop", "length"]
+    for reason in reasons:
+        for text in (begun, whole + begun):
+            reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+            reader.feed(text)
+            assert reader.finish(reason)[1] == reason
+
+
+def test_nothing_is_shown_of_a_required_call_that_was_cut_before_its_arguments() -> None:
+    for text in ("<tool", '<tool_call>\n{"name": "get_ti', "<think>hm</think><tool_call>", "<thi"):
+        reader = AnswerReader(0, None, ToolUse((CLOCK,), required=True))
+        events = reader.feed(text, tokens(text))
+        last, reason = reader.finish("length")
+        assert [event for event in events + last if not isinstance(event, ReasoningDelta)] == []
+        assert reason == "length"
+
+
 def test_calls_end_an_answer_as_tool_calls_unless_it_was_cut() -> None:
     call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
     for engine_reason, reason in (("stop", "tool_calls"), ("length", "length")):
@@ -245,3 +266,4 @@ def test_one_call_is_enough_where_parallel_ones_are_not_wanted() -> None:
     events = reader.feed(call + call)
     assert [event.call for event in events if isinstance(event, ToolCallDelta)] == [0, 0]
     assert reader.done
+    assert reader.finish("length")[1] == "tool_calls"  # the tokens ran out behind what was wanted

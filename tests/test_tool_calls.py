@@ -188,6 +188,23 @@ def test_text_is_not_held_back_longer_than_it_might_be_a_call() -> None:
     assert parser.feed("box>") == [Content(" <toolbox>", 9)]
 
 
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Pa', False),
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"', False),
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}', True),
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}', True),
+        ('[TOOL_CALLS]get_weather[ARGS]{"city": {', False),
+        ('[TOOL_CALLS]get_weather[ARGS]{"city": {}}', True),
+    ],
+)
+def test_a_call_is_complete_once_its_arguments_are(text: str, complete: bool) -> None:
+    parser = ToolCallParser(TOOLS)
+    parts = [*parser.feed(text), *parser.finish()]
+    assert parts[-1] == CallEnded(complete)
+
+
 def test_handed_out_arguments_are_valid_json() -> None:
     for text, _, calls in RECORDED.values():
         if calls and not text.endswith("Pa"):

@@ -146,12 +146,14 @@ class AnswerReader:
         self._index = index
         self._reasoning = reasoning.ReasoningParser(thinks_until)
         self._calls = ToolCallParser({tool.name: tool.parameters for tool in use.tools}) if use else None
+        self._required = use is not None and use.required
         self._parallel = use is None or use.parallel
         self._logprobs = ContentLogprobs()
         self._num_chars = 0
         self._answer_start: int | None = None  # where the thinking is over
         self._content_end = 0
         self._num_calls = 0
+        self._call_is_cut = False
         self.thought = ""
         self.done = False  # whether the rest of what the model would write is not wanted
 
@@ -162,13 +164,16 @@ class AnswerReader:
         return list(self._events(self._reasoning.feed(text)))
 
     def finish(self, reason: FinishReason) -> tuple[list[Event], FinishReason]:
-        """The last events, and why the answer ends: calls come before a stop."""
+        """The last events, and why the answer ends: `tool_calls` only if no call was cut off."""
         events = list(self._events(self._reasoning.finish()))
         if self._calls is not None:
             events += self._parts(self._calls.finish())
-        if self._content_end == self._num_chars and (rest := self._logprobs.take_rest()):
+        if self._required:  # only the beginning of a call can be left: its grammar allows nothing else
+            events = [event for event in events if not isinstance(event, TextDelta)]
+        elif self._content_end == self._num_chars and (rest := self._logprobs.take_rest()):
             events.append(TextDelta(self._index, "", rest))
-        return events, "tool_calls" if self._num_calls and reason == "stop" else reason
+        called = self._num_calls > 0 and not self._call_is_cut
+        return events, "tool_calls" if called and (self.done or reason == "stop") else reason
 
     def _events(self, parts: Sequence[reasoning.Reasoning | str]) -> Iterator[Event]:
         for part in parts:
@@ -199,6 +204,7 @@ class AnswerReader:
                 case CallArguments():
                     yield ToolCallDelta(self._index, self._num_calls - 1, part.text)
                 case CallEnded():
+                    self._call_is_cut = not part.complete
                     self.done = not self._parallel
 
     def _content(self, text: str, start: int) -> TextDelta:

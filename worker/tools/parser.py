@@ -55,7 +55,9 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call that started last is complete."""
+    """Nothing more comes of the call that started last; `complete` unless the text ended in its arguments."""
+
+    complete: bool = True
 
 
 Part = Content | CallStarted | CallArguments | CallEnded
@@ -98,7 +100,7 @@ class ToolCallParser:
         """What was held back, when nothing more will come."""
         parts = list(self._run(final=True))
         if self._in_call:
-            parts.append(CallEnded())
+            parts.append(CallEnded(_has_whole_arguments(self._reader)))
         elif (rest := self._raw + self._buffer) and (not self.num_calls or rest.strip(_BETWEEN)):
             parts.append(Content(rest, self._num_fed - len(rest)))
         self._raw = self._buffer = ""
@@ -245,7 +247,7 @@ class ToolCallParser:
     def _arguments(self, final: bool) -> Iterator[Part]:
         for at, char in enumerate(self._buffer):
             self._reader.feed(char)
-            if self._reader.failed or _is_complete(self._reader):
+            if self._reader.failed or _has_whole_arguments(self._reader):
                 self._reader.name = self._name
                 yield from self._grown()
                 yield from self._end_call(at + 1)
@@ -299,8 +301,8 @@ def _held(text: str) -> int:
     return next((n for n in range(min(longest, len(text)), 0, -1) if _begins_opener(text[-n:])), 0)
 
 
-def _is_complete(reader: CallReader) -> bool:
-    """Whether the value of a reader's one key, the arguments, has been closed."""
+def _has_whole_arguments(reader: CallReader) -> bool:
+    """Whether the arguments have been closed, though the object around them may not be."""
     return reader.has_arguments and reader.depth == 1
 
 
