@@ -52,9 +52,10 @@ class Translated:
     ignored: tuple[str, ...]
 
 
-def chat_request(body: requests.ChatCompletionRequest, request_id: str) -> Translated:
+def chat_request(body: requests.ChatCompletionRequest, request_id: str, *, allow_grammar: bool) -> Translated:
     """Raises APIError for what cannot be honoured."""
     refuse_unsupported(body)
+    _refuse_grammar(body, allow_grammar)
     use = tool_use(body)
     ignored = [*_ignored(body)]
     if body.parallel_tool_calls is not None and use is None:
@@ -81,8 +82,11 @@ def chat_request(body: requests.ChatCompletionRequest, request_id: str) -> Trans
     return Translated(request, tuple(ignored))
 
 
-def completion_request(body: requests.TextCompletionRequest, request_id: str) -> CompletionRequest:
+def completion_request(
+    body: requests.TextCompletionRequest, request_id: str, *, allow_grammar: bool
+) -> CompletionRequest:
     """The legacy API's request. Raises APIError for what cannot be honoured."""
+    _refuse_grammar(body, allow_grammar)
     n = body.n or 1
     if body.suffix:
         raise unsupported("suffix", "text can only be continued here, not filled in.")
@@ -119,6 +123,16 @@ def refuse_unsupported(body: requests.ChatCompletionRequest) -> None:
         raise unsupported("store", "nothing is stored here. Leave it out or send false.")
     if body.modalities not in (None, ["text"]):
         raise unsupported("modalities", 'these models answer in text only. Leave it out or send ["text"].')
+
+
+def _refuse_grammar(body: requests.SamplingFields, allowed: bool) -> None:
+    """llama.cpp's parser trusts the author of a grammar: some crash it, some keep it busy for ever."""
+    if body.grammar is not None and not allowed:
+        raise unsupported(
+            "grammar",
+            "this server takes no grammars from clients. Use the 'response_format' of chat completions, or "
+            "start the server with ALLOW_GRAMMAR=true.",
+        )
 
 
 def completion_ignored(body: requests.TextCompletionRequest) -> tuple[str, ...]:

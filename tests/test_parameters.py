@@ -10,6 +10,7 @@ import pytest
 
 from compat_tests import strict
 from gateway.requests import ChatCompletionRequest
+from gateway.settings import GatewaySettings
 from tests.serving import ScriptedBackend, serving
 from worker.protocol import (
     Accepted,
@@ -52,7 +53,7 @@ def backend() -> ScriptedBackend:
 
 @pytest.fixture
 def client(backend: ScriptedBackend) -> Iterator[httpx.Client]:
-    with serving(backend) as url, httpx.Client(base_url=url) as client:
+    with serving(backend, GatewaySettings(allow_grammar=True)) as url, httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -135,6 +136,18 @@ def test_what_would_change_the_answer_is_refused_by_name(
     envelope = strict.error(response)
     assert (envelope["param"], envelope["code"]) == (param, "unsupported_parameter")
     assert says in envelope["message"]
+
+
+def test_grammars_are_only_taken_where_the_server_allows_them(backend: ScriptedBackend) -> None:
+    with serving(backend) as url, httpx.Client(base_url=url) as client:
+        for path in (CHAT, TEXT):
+            response = client.post(path, json={**HELLO, "prompt": "x", "grammar": 'root ::= "a"'})
+            assert response.status_code == 400
+            envelope = strict.error(response)
+            assert (envelope["param"], envelope["code"]) == ("grammar", "unsupported_parameter")
+            assert "'response_format'" in envelope["message"]
+            assert "ALLOW_GRAMMAR=true" in envelope["message"]
+    assert not backend.requests
 
 
 INVALID: list[tuple[dict[str, Any], str, str]] = [
