@@ -37,7 +37,8 @@ def _content_kind(value: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag("string")] | Annotated[list[Part], Tag("parts")], Discriminator(_content_kind)
+    Annotated[str, Tag("string")] | Annotated[list[Part], Field(min_length=1), Tag("parts")],
+    Discriminator(_content_kind),
 ]
 
 
@@ -121,7 +122,7 @@ class NamedTool(Strict):
 
 class AllowedTools(Strict):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
 
 
 class AllowedToolsChoice(Strict):

@@ -162,6 +162,15 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "tool_choice",
         "names 'x', which is not among the tools: get_time",
     ),
+    (
+        {
+            "tools": [TIME],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}},
+        },
+        "tool_choice.allowed_tools.tools",
+        "at least 1 item",
+    ),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1 item"),
     ({"functions": [FUNCTION], "tools": [TIME]}, "functions", "deprecated"),
     ({"function_call": {"name": "x"}}, "function_call", "only allowed when 'functions'"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
