@@ -252,6 +252,20 @@ def test_what_fails_before_the_first_token_has_a_status(
     assert "secret" not in response.text
 
 
+def test_a_prompt_that_is_too_long_is_called_as_the_route_has_it(
+    client: httpx.Client, backend: ScriptedBackend
+) -> None:
+    backend.script = raising(ContextLengthExceeded(512, 600, "messages"), after=0)
+    chat = error(client.post(CHAT, json=HELLO))
+    assert chat["message"].startswith(
+        "This model's maximum context length is 512 tokens. However, your messages resulted in 600 tokens. "
+        "Please reduce the length of the messages. "
+    )
+    generate = error(client.post("/generate", json={"message": "Hi"}))
+    assert "However, your message resulted in 600 tokens." in generate["message"]
+    assert (chat["param"], generate["param"]) == ("messages", "message")
+
+
 def test_overload_says_when_to_come_back(client: httpx.Client, backend: ScriptedBackend) -> None:
     backend.script = raising(Overloaded("The queue is full.", 2.5), after=0)
     headers = client.post(CHAT, json=HELLO).headers
@@ -366,7 +380,7 @@ def test_worker_errors_survive_pickling() -> None:
     import pickle
 
     failures: list[WorkerError] = [
-        ContextLengthExceeded(512, 600),
+        ContextLengthExceeded(512, 600, "messages"),
         Overloaded("full", 2),
         WorkerFailed("dead"),
     ]

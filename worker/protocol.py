@@ -234,16 +234,24 @@ class InvalidRequest(WorkerError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The wording is OpenAI's, because LiteLLM and LangChain recognise it."""
+    """`ContextLengthExceeded(context_length, num_tokens, param)`: `param` is what was too long.
 
-    def __init__(self, context_length: int, num_tokens: int) -> None:
+    The wording is OpenAI's, because LiteLLM and LangChain recognise it.
+    """
+
+    def __init__(self, context_length: int, num_tokens: int, param: str = "prompt") -> None:
         super().__init__(
-            f"This model's maximum context length is {context_length} tokens. However, your messages "
-            f"resulted in {num_tokens} tokens. Please reduce the length of the messages.",
-            "messages",
+            f"This model's maximum context length is {context_length} tokens. However, your {param} "
+            f"resulted in {num_tokens} tokens. Please reduce the length of the {param}.",
+            param,
             "context_length_exceeded",
         )
-        self.args = (context_length, num_tokens)
+        self.args = (context_length, num_tokens, param)
+        self.context_length, self.num_tokens = context_length, num_tokens
+
+    def of(self, param: str) -> ContextLengthExceeded:
+        """The same, about the request's field that the prompt was made from."""
+        return ContextLengthExceeded(self.context_length, self.num_tokens, param)
 
 
 class Overloaded(WorkerError):
