@@ -41,6 +41,7 @@ _HINTS = (
     "verbosity",
     "prediction",
 )
+_FUNCTIONS_ONLY = "these models call functions, not custom tools. Send a tool of type 'function'."
 _COMPLETION_TOKENS = 16  # how many tokens the legacy API writes unless told
 
 
@@ -192,7 +193,7 @@ def _prompts(prompt: requests.Prompts) -> tuple[str | tuple[int, ...], ...]:
 
 def tool_use(body: requests.ChatCompletionRequest) -> ToolUse | None:
     """The tools that may be called; None where none may. Deprecated functions are tools as well."""
-    definitions = [tool.function for tool in body.tools or []]
+    definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
     choice: Any = body.tool_choice
     param, choice_param = "tools", "tool_choice"
     if body.functions or body.function_call is not None:
@@ -215,10 +216,18 @@ def tool_use(body: requests.ChatCompletionRequest) -> ToolUse | None:
             allowed = choice.allowed_tools
             names = [tool.function.name for tool in allowed.tools]
             return ToolUse(_chosen(tools, names, choice_param), allowed.mode == "required", parallel)
+        case schemas.CustomTool():
+            raise unsupported(choice_param, _FUNCTIONS_ONLY)
         case schemas.NamedTool():
             return ToolUse(_chosen(tools, [choice.function.name], choice_param), True, False)
         case _:
             return ToolUse(_chosen(tools, [choice.name], choice_param), True, False)
+
+
+def _function(tool: schemas.Tool, where: str) -> schemas.FunctionDefinition:
+    if isinstance(tool, schemas.CustomTool):
+        raise unsupported(where, _FUNCTIONS_ONLY)
+    return tool.function
 
 
 def _tool(definition: schemas.FunctionDefinition) -> Tool:
@@ -248,7 +257,7 @@ def _message(message: schemas.Message, where: str) -> dict[str, Any]:
     content = _text(message.content, f"{where}.content")
     match message:
         case schemas.AssistantMessage():
-            return _assistant(message, content)
+            return _assistant(message, content, where)
         case schemas.ToolMessage():
             return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
         case schemas.FunctionMessage():
@@ -259,11 +268,15 @@ def _message(message: schemas.Message, where: str) -> dict[str, Any]:
             return {"role": "user", "content": content, **_name(message.name)}
 
 
-def _assistant(message: schemas.AssistantMessage, content: str) -> dict[str, Any]:
+def _assistant(message: schemas.AssistantMessage, content: str, where: str) -> dict[str, Any]:
     translated = {"role": "assistant", "content": content or message.refusal or "", **_name(message.name)}
     if message.reasoning_content:
         translated["reasoning_content"] = message.reasoning_content
-    calls = [_call(call.id, call.function) for call in message.tool_calls or []]
+    calls = []
+    for i, call in enumerate(message.tool_calls or []):
+        if isinstance(call, schemas.CustomTool):
+            raise unsupported(f"{where}.tool_calls[{i}]", _FUNCTIONS_ONLY)
+        calls.append(_call(call.id, call.function))
     if message.function_call:
         calls.append(_call(message.function_call.name, message.function_call))
     return {**translated, "tool_calls": calls} if calls else translated

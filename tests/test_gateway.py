@@ -111,8 +111,10 @@ def test_usage_is_streamed_when_asked_for(client: httpx.Client) -> None:
     [
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"temperature": "warm"}, "temperature", "number"),
-        ({"messages": []}, "messages", "at least 1"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'system', 'developer'"),
+        ({"messages": []}, "messages", "at least 1 item, not 0"),
+        ({"messages": ["Hi"]}, "messages[0]", "should be a JSON object"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "Missing"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "one of 'system',"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "Missing"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", ""),
         ({"stop": ["a"] * 5}, "stop", "at most 4"),

@@ -35,6 +35,7 @@ PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION = {"name": "get_weather", "description": "The weather", "parameters": PARAMETERS}
 WEATHER = {"type": "function", "function": FUNCTION}
 TIME = {"type": "function", "function": {"name": "get_time"}}
+CUSTOM = {"type": "custom", "custom": {"name": "shell"}}
 
 OPENAI_PARAMETERS = (
     "messages model audio frequency_penalty function_call functions logit_bias logprobs "
@@ -124,6 +125,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "messages[0].content[0]",
         "'image_url'",
     ),
+    ({"tools": [TIME, CUSTOM]}, "tools[1]", "of type 'function'"),
+    ({"tools": [TIME], "tool_choice": CUSTOM}, "tool_choice", "of type 'function'"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", **CUSTOM}]}]},
+        "messages[0].tool_calls[0]",
+        "of type 'function'",
+    ),
 ]
 
 
@@ -151,10 +159,22 @@ def test_grammars_are_only_taken_where_the_server_allows_them(backend: ScriptedB
 
 
 INVALID: list[tuple[dict[str, Any], str, str]] = [
-    ({"top_logprobs": 3}, "", "'logprobs' is true"),
+    ({"top_logprobs": 3}, "top_logprobs", "'logprobs' is true"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
     ({"tools": [WEATHER, WEATHER]}, "tools", "only once"),
-    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type", "'function'"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
+    ({"tools": ["get_time"]}, "tools[0]", "should be a JSON object"),
+    ({"tools": [{"function": {"name": "f"}}]}, "tools[0].type", "Missing"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": ""}}]}]},
+        "messages[0].tool_calls[0].id",
+        "Missing",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+        "tools[0].function.parameters",
+        "should be a JSON object",
+    ),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "pattern"),
     ({"tool_choice": "required"}, "tool_choice", "only allowed when 'tools'"),
     (
@@ -173,14 +193,22 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1 item"),
     ({"functions": [FUNCTION], "tools": [TIME]}, "functions", "deprecated"),
     ({"function_call": {"name": "x"}}, "function_call", "only allowed when 'functions'"),
-    ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
+    ({"function_call": {}}, "function_call.name", "Missing"),
+    ({"function_call": "required"}, "function_call", "'none' or 'auto'"),
+    (
+        {"response_format": {"type": "xml"}},
+        "response_format.type",
+        "one of 'text', 'json_object', 'json_schema'.",
+    ),
+    ({"response_format": {}}, "response_format.type", "Missing"),
+    ({"response_format": "json"}, "response_format", "should be a JSON object"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "Missing"),
     ({"metadata": {"a": 1}}, "metadata.a", "string"),
     ({"verbosity": "chatty"}, "verbosity", "'low', 'medium' or 'high'"),
     ({"service_tier": 1}, "service_tier", ""),
     ({"seed": 2**63}, "seed", ""),
     ({"reasoning_effort": "huge"}, "reasoning_effort", ""),
-    ({"stream_options": {"include_usage": True}}, "", "only allowed when 'stream' is true"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when 'stream' is true"),
     ({"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}}, "grammar", "combined"),
 ]
 
