@@ -42,6 +42,7 @@ _HINTS = (
     "prediction",
 )
 _FUNCTIONS_ONLY = "these models call functions, not custom tools. Send a tool of type 'function'."
+_NO_PROMPT = "<|endoftext|>"  # what the legacy API continues unless told
 _COMPLETION_TOKENS = 16  # how many tokens the legacy API writes unless told
 
 
@@ -93,9 +94,12 @@ def completion_request(
         raise unsupported("suffix", "text can only be continued here, not filled in.")
     if body.best_of not in (None, n):
         raise unsupported("best_of", "every choice that is made is returned. Leave it out or set it to 'n'.")
+    if body.max_tokens == 0:
+        why = "0 asks for no text at all, and this server always writes some. Send 1 or more."
+        raise unsupported("max_tokens", why)
     if body.echo and body.logprobs is not None:
         raise unsupported("echo", "it cannot be combined with 'logprobs'.")
-    prompts = _prompts(body.prompt)
+    prompts = _prompts(_NO_PROMPT if body.prompt is None else body.prompt)
     if len(prompts) * n > requests.MAX_CHOICES:
         raise invalid(f"All prompts together may have at most {requests.MAX_CHOICES} choices.", "n")
     return CompletionRequest(

@@ -148,7 +148,8 @@ class ChatCompletionRequest(SamplingFields):
 class TextCompletionRequest(SamplingFields):
     """The legacy completions of OpenAI's reference: text in, text out, without a chat template."""
 
-    prompt: Prompts = "<|endoftext|>"
+    prompt: Prompts | None = None
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_INT32)
     best_of: int | None = Field(default=None, ge=1, le=20)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)

@@ -416,6 +416,7 @@ PROMPTS: list[tuple[Any, tuple[Any, ...]]] = [
     (["a", "b"], ("a", "b")),
     ([1, 2], ((1, 2),)),
     ([[1], [2, 3]], ((1,), (2, 3))),
+    (None, ("<|endoftext|>",)),
 ]
 
 
@@ -475,10 +476,17 @@ def test_legacy_log_probabilities(client: httpx.Client, backend: ScriptedBackend
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"prompt": ["a"] * 65, "n": 2}, "n"),
         ({"logprobs": 6}, "logprobs"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
     ],
 )
 def test_text_completions_refuse_by_name(client: httpx.Client, change: dict[str, Any], param: str) -> None:
     response = client.post(TEXT, json={"model": "test-model", "prompt": "x", **change})
     assert response.status_code == 400
     assert strict.error(response)["param"] == param
+
+
+def test_a_text_completion_of_no_tokens_is_not_supported(client: httpx.Client) -> None:
+    response = client.post(TEXT, json={"model": "test-model", "prompt": "x", "echo": True, "max_tokens": 0})
+    envelope = strict.error(response)
+    assert (envelope["param"], envelope["code"]) == ("max_tokens", "unsupported_parameter")
+    assert "Send 1 or more" in envelope["message"]
