@@ -94,6 +94,15 @@ def test_hints_are_accepted_and_listed(client: httpx.Client, change: dict[str, A
     assert response.headers["x-ignored-parameters"] == header
 
 
+def test_of_too_many_ignored_parameters_whole_names_are_listed(client: httpx.Client) -> None:
+    names = [f"parameter_{number:03}" for number in range(300)]
+    header = client.post(CHAT, json={**HELLO, **dict.fromkeys(names)}).headers["x-ignored-parameters"]
+    *listed, last = header.split(", ")
+    assert last == "..."
+    assert listed == names[: len(listed)]
+    assert 1900 < len(header) <= 2000 + len("...")
+
+
 @pytest.mark.parametrize("change", [{}, {"store": False, "modalities": ["text"], "user": None, "tools": []}])
 def test_what_is_honoured_is_not_listed(client: httpx.Client, change: dict[str, Any]) -> None:
     assert (
