@@ -335,6 +335,22 @@ def test_keys_open_everything_but_only_if_right() -> None:
         assert client.get("/v1/models").status_code == 401
 
 
+def test_a_browser_is_answered_by_where_its_page_is_from() -> None:
+    settings = GatewaySettings(cors_origins="https://mine.example")
+    with serving(ScriptedBackend(), settings) as url, httpx.Client(base_url=url) as client:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        mine = client.options(CHAT, headers={"Origin": "https://mine.example", **asked})
+        assert (mine.status_code, mine.headers["access-control-allow-origin"]) == (
+            200,
+            "https://mine.example",
+        )
+        foreign = client.options(CHAT, headers={"Origin": "https://other.example", **asked})
+        assert (foreign.status_code, error(foreign)["code"]) == (400, "cors_refused")
+        assert "CORS origin. Pages from the origins in CORS_ORIGINS" in error(foreign)["message"]
+        assert "access-control-allow-origin" not in foreign.headers
+        assert foreign.headers["vary"] == mine.headers["vary"]
+
+
 def test_health_tells_of_a_dead_engine(client: httpx.Client, backend: ScriptedBackend) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     backend.health = WorkerFailed("The engine has stopped.")
