@@ -130,8 +130,18 @@ def test_generate_answers_the_same_errors(server: Server) -> None:
         )
         assert response.status_code == status
         assert strict.error(response)["type"] == "invalid_request_error"
-    long = httpx.post(f"{server.url}/generate", json={"message": "word " * 5000})
-    assert strict.error(long)["code"] == "context_length_exceeded"
+
+
+def test_what_is_longer_than_the_context_is_named(server: Server, model: str) -> None:
+    long = "word " * 5000
+    for path, param, request in (
+        ("/v1/chat/completions", "messages", {"messages": [{"role": "user", "content": long}]}),
+        ("/v1/completions", "prompt", {"prompt": long}),
+        ("/generate", "message", {"message": long}),
+    ):
+        error = strict.error(httpx.post(f"{server.url}{path}", json={"model": model, **request}))
+        assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+        assert f"However, your {param} resulted in 50" in error["message"]
 
 
 def test_text_is_completed(client: openai.OpenAI, model: str) -> None:

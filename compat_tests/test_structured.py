@@ -159,6 +159,32 @@ def test_a_forced_tool_is_called_with_valid_arguments(
     jsonschema.validate(json.loads(arguments), WEATHER["function"]["parameters"])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("cut", "reason", "arguments"),
+    [({"stop": "city"}, "stop", '{"'), ({"max_tokens": 5}, "length", "")],
+    ids=["stop", "length"],
+)
+def test_a_forced_call_that_is_cut_off_is_not_told_as_a_call(
+    server: Server, model: str, cut: dict[str, Any], reason: str, arguments: str, stream: bool
+) -> None:
+    request = {"messages": ASK, "tools": [WEATHER], "tool_choice": "required", **cut}
+    response = chat(server, model, **request, stream=stream)
+    if stream:
+        chunks = strict.stream(response)
+        deltas = [chunk.choices[0].delta for chunk in chunks]
+        content = "".join(delta.content or "" for delta in deltas)
+        begun = [
+            call.function.arguments for delta in deltas for call in delta.tool_calls or [] if call.function
+        ]
+        told: str | None = chunks[-1].choices[0].finish_reason
+    else:
+        choice = strict.completion(response.json()).choices[0]
+        content, told = choice.message.content or "", choice.finish_reason
+        begun = [call.function.arguments for call in choice.message.tool_calls or []]  # type: ignore[union-attr]
+    assert ("".join(text or "" for text in begun), told, content) == (arguments, reason, "")
+
+
 def test_the_sdks_streaming_helper_assembles_a_call(client: openai.OpenAI, model: str) -> None:
     with client.chat.completions.stream(
         model=model,

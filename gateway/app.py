@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from gateway import errors, openapi
 from gateway.auth import KeyRing, RequireKey
 from gateway.backends import Backend
 from gateway.context import Gateway
+from gateway.cors import CrossOrigin
 from gateway.limits import BodyLimit
 from gateway.routes import chat, completions, generate, models, ops
 from gateway.routes.answers import IGNORED_HEADER
@@ -26,7 +26,7 @@ def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
         middleware=[
             Middleware(RequestContext),
             Middleware(
-                CORSMiddleware,
+                CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],

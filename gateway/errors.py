@@ -102,24 +102,31 @@ def from_exception(error: Exception) -> APIError:
 def from_validation(errors: Sequence[Any], body: object) -> APIError:
     """The first of pydantic's errors, named as the client wrote the field: `messages[0].role`."""
     detail = errors[0]
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "json_invalid":
-        return invalid(f"The body is not valid JSON: {context['error']}.", None, "invalid_json")
+    kind = detail["type"]
     if not isinstance(body, dict):
         message = "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
         return invalid(message, None, "invalid_json")
     param = _field_name(detail["loc"], body, missing=kind == "missing")
-    if kind == "missing":
-        return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
     if kind.startswith("union_tag"):
-        param = f"{param}.{context['discriminator'].strip(chr(39))}"
-    message = detail["msg"].removeprefix("Value error, ")
-    if param is None:
-        return invalid(f"Invalid request: {message}.")
-    return invalid(f"Invalid value for '{param}': {message[0].lower()}{message[1:]}.", param)
+        param = f"{param}.{detail['ctx']['discriminator'].strip(chr(39))}"
+    if kind in ("missing", "union_tag_not_found"):
+        return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+    return invalid(f"Invalid value for '{param}': {_expectation(detail)}.", param)
 
 
-def _field_name(location: Sequence[str | int], body: object, *, missing: bool) -> str | None:
+def _expectation(detail: Mapping[str, Any]) -> str:
+    """What the value should have been; in pydantic's words, where they tell it to somebody who sends JSON."""
+    match detail["type"]:
+        case "union_tag_invalid":
+            return f"input should be one of {detail['ctx']['expected_tags']}"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return "input should be a JSON object"
+        case _:
+            message: str = detail["msg"].removeprefix("Value error, ").replace(" after validation", "")
+            return message[0].lower() + message[1:]
+
+
+def _field_name(location: Sequence[str | int], body: object, *, missing: bool) -> str:
     """Follow pydantic's location through the body, leaving out the union branches it mentions."""
     name, value = "", body
     for part in location[1:]:
@@ -127,7 +134,7 @@ def _field_name(location: Sequence[str | int], body: object, *, missing: bool) -
             name, value = f"{name}[{part}]", value[part]
         elif isinstance(value, dict) and (part in value or (missing and part == location[-1])):
             name, value = f"{name}.{part}" if name else str(part), value.get(part)
-    return name or None
+    return name
 
 
 def install(app: FastAPI) -> None:

@@ -41,6 +41,8 @@ _HINTS = (
     "verbosity",
     "prediction",
 )
+_FUNCTIONS_ONLY = "these models call functions, not custom tools. Send a tool of type 'function'."
+_NO_PROMPT = "<|endoftext|>"  # what the legacy API continues unless told
 _COMPLETION_TOKENS = 16  # how many tokens the legacy API writes unless told
 
 
@@ -52,9 +54,10 @@ class Translated:
     ignored: tuple[str, ...]
 
 
-def chat_request(body: requests.ChatCompletionRequest, request_id: str) -> Translated:
+def chat_request(body: requests.ChatCompletionRequest, request_id: str, *, allow_grammar: bool) -> Translated:
     """Raises APIError for what cannot be honoured."""
     refuse_unsupported(body)
+    _refuse_grammar(body, allow_grammar)
     use = tool_use(body)
     ignored = [*_ignored(body)]
     if body.parallel_tool_calls is not None and use is None:
@@ -81,16 +84,22 @@ def chat_request(body: requests.ChatCompletionRequest, request_id: str) -> Trans
     return Translated(request, tuple(ignored))
 
 
-def completion_request(body: requests.TextCompletionRequest, request_id: str) -> CompletionRequest:
+def completion_request(
+    body: requests.TextCompletionRequest, request_id: str, *, allow_grammar: bool
+) -> CompletionRequest:
     """The legacy API's request. Raises APIError for what cannot be honoured."""
+    _refuse_grammar(body, allow_grammar)
     n = body.n or 1
     if body.suffix:
         raise unsupported("suffix", "text can only be continued here, not filled in.")
     if body.best_of not in (None, n):
         raise unsupported("best_of", "every choice that is made is returned. Leave it out or set it to 'n'.")
+    if body.max_tokens == 0:
+        why = "0 asks for no text at all, and this server always writes some. Send 1 or more."
+        raise unsupported("max_tokens", why)
     if body.echo and body.logprobs is not None:
         raise unsupported("echo", "it cannot be combined with 'logprobs'.")
-    prompts = _prompts(body.prompt)
+    prompts = _prompts(_NO_PROMPT if body.prompt is None else body.prompt)
     if len(prompts) * n > requests.MAX_CHOICES:
         raise invalid(f"All prompts together may have at most {requests.MAX_CHOICES} choices.", "n")
     return CompletionRequest(
@@ -119,6 +128,16 @@ def refuse_unsupported(body: requests.ChatCompletionRequest) -> None:
         raise unsupported("store", "nothing is stored here. Leave it out or send false.")
     if body.modalities not in (None, ["text"]):
         raise unsupported("modalities", 'these models answer in text only. Leave it out or send ["text"].')
+
+
+def _refuse_grammar(body: requests.SamplingFields, allowed: bool) -> None:
+    """llama.cpp's parser trusts the author of a grammar: some crash it, some keep it busy for ever."""
+    if body.grammar is not None and not allowed:
+        raise unsupported(
+            "grammar",
+            "this server takes no grammars from clients. Use the 'response_format' of chat completions, or "
+            "start the server with ALLOW_GRAMMAR=true.",
+        )
 
 
 def completion_ignored(body: requests.TextCompletionRequest) -> tuple[str, ...]:
@@ -178,7 +197,7 @@ def _prompts(prompt: requests.Prompts) -> tuple[str | tuple[int, ...], ...]:
 
 def tool_use(body: requests.ChatCompletionRequest) -> ToolUse | None:
     """The tools that may be called; None where none may. Deprecated functions are tools as well."""
-    definitions = [tool.function for tool in body.tools or []]
+    definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
     choice: Any = body.tool_choice
     param, choice_param = "tools", "tool_choice"
     if body.functions or body.function_call is not None:
@@ -201,10 +220,18 @@ def tool_use(body: requests.ChatCompletionRequest) -> ToolUse | None:
             allowed = choice.allowed_tools
             names = [tool.function.name for tool in allowed.tools]
             return ToolUse(_chosen(tools, names, choice_param), allowed.mode == "required", parallel)
+        case schemas.CustomTool():
+            raise unsupported(choice_param, _FUNCTIONS_ONLY)
         case schemas.NamedTool():
             return ToolUse(_chosen(tools, [choice.function.name], choice_param), True, False)
         case _:
             return ToolUse(_chosen(tools, [choice.name], choice_param), True, False)
+
+
+def _function(tool: schemas.Tool, where: str) -> schemas.FunctionDefinition:
+    if isinstance(tool, schemas.CustomTool):
+        raise unsupported(where, _FUNCTIONS_ONLY)
+    return tool.function
 
 
 def _tool(definition: schemas.FunctionDefinition) -> Tool:
@@ -234,7 +261,7 @@ def _message(message: schemas.Message, where: str) -> dict[str, Any]:
     content = _text(message.content, f"{where}.content")
     match message:
         case schemas.AssistantMessage():
-            return _assistant(message, content)
+            return _assistant(message, content, where)
         case schemas.ToolMessage():
             return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
         case schemas.FunctionMessage():
@@ -245,11 +272,15 @@ def _message(message: schemas.Message, where: str) -> dict[str, Any]:
             return {"role": "user", "content": content, **_name(message.name)}
 
 
-def _assistant(message: schemas.AssistantMessage, content: str) -> dict[str, Any]:
+def _assistant(message: schemas.AssistantMessage, content: str, where: str) -> dict[str, Any]:
     translated = {"role": "assistant", "content": content or message.refusal or "", **_name(message.name)}
     if message.reasoning_content:
         translated["reasoning_content"] = message.reasoning_content
-    calls = [_call(call.id, call.function) for call in message.tool_calls or []]
+    calls = []
+    for i, call in enumerate(message.tool_calls or []):
+        if isinstance(call, schemas.CustomTool):
+            raise unsupported(f"{where}.tool_calls[{i}]", _FUNCTIONS_ONLY)
+        calls.append(_call(call.id, call.function))
     if message.function_call:
         calls.append(_call(message.function_call.name, message.function_call))
     return {**translated, "tool_calls": calls} if calls else translated

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from gateway.schemas import (
     Content,
+    FunctionChoice,
     FunctionDefinition,
-    FunctionName,
-    FunctionTool,
     Message,
     ResponseFormat,
     Strict,
+    Tool,
     ToolChoice,
 )
 
@@ -98,11 +98,12 @@ class SamplingFields(Strict):
                 raise ValueError(f"the bias of token {token} should be from -100 to 100")
         return value
 
-    @model_validator(mode="after")
-    def _options_need_stream(self) -> SamplingFields:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("'stream_options' is only allowed when 'stream' is true")
-        return self
+    @field_validator("stream_options")
+    @classmethod
+    def _needs_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise ValueError("it is only allowed when 'stream' is true")
+        return value
 
 
 class ChatCompletionRequest(SamplingFields):
@@ -113,11 +114,11 @@ class ChatCompletionRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[FunctionDefinition], Field(min_length=1, max_length=128)] | None = None
-    function_call: Literal["none", "auto"] | FunctionName | None = None
+    function_call: FunctionChoice | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     # Hints, checked and reported as ignored.
@@ -136,17 +137,19 @@ class ChatCompletionRequest(SamplingFields):
     web_search_options: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None
 
-    @model_validator(mode="after")
-    def _alternatives_need_logprobs(self) -> ChatCompletionRequest:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("'top_logprobs' is only allowed when 'logprobs' is true")
-        return self
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("it is only allowed when 'logprobs' is true")
+        return value
 
 
 class TextCompletionRequest(SamplingFields):
     """The legacy completions of OpenAI's reference: text in, text out, without a chat template."""
 
-    prompt: Prompts = "<|endoftext|>"
+    prompt: Prompts | None = None
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_INT32)
     best_of: int | None = Field(default=None, ge=1, le=20)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)

@@ -37,7 +37,8 @@ def _content_kind(value: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag("string")] | Annotated[list[Part], Tag("parts")], Discriminator(_content_kind)
+    Annotated[str, Tag("string")] | Annotated[list[Part], Field(min_length=1), Tag("parts")],
+    Discriminator(_content_kind),
 ]
 
 
@@ -53,6 +54,12 @@ class UserMessage(Strict):
     name: str | None = None
 
 
+class CustomTool(Strict):
+    """A tool that takes plain text, its choice or its call: understood, and refused by name."""
+
+    type: Literal["custom"]
+
+
 class FunctionCall(Strict):
     name: str
     arguments: str
@@ -64,12 +71,23 @@ class ToolCall(Strict):
     function: FunctionCall
 
 
+def _tool_kind(value: Any) -> str:
+    # The tags are no names of fields: a location that mentions them can still be followed.
+    return "custom-tool" if isinstance(value, dict) and value.get("type") == "custom" else "function-tool"
+
+
+AnyToolCall = Annotated[
+    Annotated[ToolCall, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")],
+    Discriminator(_tool_kind),
+]
+
+
 class AssistantMessage(Strict):
     role: Literal["assistant"]
     content: Content | None = None
     refusal: str | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[AnyToolCall] | None = None
     function_call: FunctionCall | None = None
     reasoning_content: str | None = None
 
@@ -110,8 +128,24 @@ class FunctionTool(Strict):
     function: FunctionDefinition
 
 
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")],
+    Discriminator(_tool_kind),
+]
+
+
 class FunctionName(Strict):
     name: str
+
+
+def _function_choice_kind(value: Any) -> str:
+    return "named" if isinstance(value, dict) else "mode"
+
+
+FunctionChoice = Annotated[
+    Annotated[Literal["none", "auto"], Tag("mode")] | Annotated[FunctionName, Tag("named")],
+    Discriminator(_function_choice_kind),
+]
 
 
 class NamedTool(Strict):
@@ -121,7 +155,7 @@ class NamedTool(Strict):
 
 class AllowedTools(Strict):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
 
 
 class AllowedToolsChoice(Strict):
@@ -135,13 +169,14 @@ ToolChoiceMode = Literal["none", "auto", "required"]
 def _choice_kind(value: Any) -> str:
     if not isinstance(value, dict):
         return "mode"
-    return "allowed" if value.get("type") == "allowed_tools" else "named"
+    return {"allowed_tools": "allowed", "custom": "custom"}.get(str(value.get("type")), "named")
 
 
 ToolChoice = Annotated[
     Annotated[ToolChoiceMode, Tag("mode")]
     | Annotated[NamedTool, Tag("named")]
-    | Annotated[AllowedToolsChoice, Tag("allowed")],
+    | Annotated[AllowedToolsChoice, Tag("allowed")]
+    | Annotated[CustomTool, Tag("custom")],
     Discriminator(_choice_kind),
 ]
 

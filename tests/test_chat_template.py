@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import llama_cpp
@@ -186,6 +187,18 @@ def test_tool_messages_become_text_for_templates_without_tools() -> None:
     assert '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>' in text
     assert '<|im_start|>user\n<tool_response>\n{"name": "f", "content": "42"}\n</tool_response>' in text
     assert "<|im_start|>tool" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["[" * 5000, '{"a":' * 400 + "1" + "}" * 400, '{"a": "\\ud800"}'],
+    ids=["endless", "deep", "surrogate"],
+)
+@pytest.mark.parametrize("source", [CHATML, "{{ tools }}" + NAMED])
+def test_arguments_that_no_template_could_write_are_shown_as_text(arguments: str, source: str) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": arguments}}
+    history = [user("go"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert json.dumps(arguments) in rendered(source, history)
 
 
 EACH_CALL = (

@@ -25,6 +25,7 @@ from worker.protocol import (
 )
 
 CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
 HELLO: dict[str, Any] = {"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]}
 
 GPT = json.dumps({**HELLO, "model": "gpt"}).encode()
@@ -110,8 +111,10 @@ def test_usage_is_streamed_when_asked_for(client: httpx.Client) -> None:
     [
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"temperature": "warm"}, "temperature", "number"),
-        ({"messages": []}, "messages", "at least 1"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'system', 'developer'"),
+        ({"messages": []}, "messages", "at least 1 item, not 0"),
+        ({"messages": ["Hi"]}, "messages[0]", "should be a JSON object"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "Missing"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "one of 'system',"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "Missing"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", ""),
         ({"stop": ["a"] * 5}, "stop", "at most 4"),
@@ -158,6 +161,61 @@ def test_every_failure_is_an_envelope(
     assert error(response)["code"] == code
 
 
+def chat_body(**change: Any) -> bytes:
+    return json.dumps({**HELLO, **change}).encode()
+
+
+def text_body(prompt: Any) -> bytes:
+    return json.dumps({"model": "test-model", "prompt": prompt}).encode()
+
+
+def saying(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        (CHAT, b"{broken", "double quotes at line 1, column 2"),
+        (CHAT, b'{"model": "caf\xe9"}', "not UTF-8"),
+        (CHAT, chat_body(temperature=float("nan")), "NaN is not a number"),
+        (CHAT, chat_body(temperature=float("-inf")), "-Infinity is not a number"),
+        (CHAT, b'{"seed": ' + b"1" * 5000 + b"}", "number that is too large"),
+        (CHAT, b'{"metadata": 1e999}', "number that is too large"),
+        (CHAT, b"[" * 100_000, "more than 100 levels deep"),
+        (CHAT, b'{"a":' * 100 + b"[]" + b"}" * 100, "more than 100 levels deep"),
+        (CHAT, chat_body(messages=saying("\ud800")), "unpaired surrogate"),
+        (CHAT, chat_body(messages=saying("\udc00\ud800"), stream=True), "unpaired surrogate"),
+        (CHAT, chat_body(model="\udfff"), "unpaired surrogate"),
+        (CHAT, chat_body(metadata={"\ud83d": ""}), "unpaired surrogate"),
+        (TEXT, text_body("\ud800"), "unpaired surrogate"),
+        (TEXT, text_body(["a", "\ud800"]), "unpaired surrogate"),
+        ("/generate", b'{"message": "\\ud800"}', "unpaired surrogate"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_bodies_that_are_no_json_are_told_what_is_wrong(
+    client: httpx.Client, path: str, body: bytes, says: str
+) -> None:
+    response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert (error(response)["code"], error(response)["param"]) == ("invalid_json", None)
+    assert says in error(response)["message"]
+
+
+def test_escaped_pairs_a_byte_order_mark_and_a_hundred_levels_are_fine(
+    client: httpx.Client, backend: ScriptedBackend
+) -> None:
+    deep: Any = []
+    for _ in range(97):
+        deep = [deep]
+    body = b"\xef\xbb\xbf" + chat_body(messages=saying("🗼 \\ud800"), chat_template_kwargs={"x": deep})
+    assert b"\\ud83d\\uddfc" in body
+    client.post(CHAT, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
+    assert backend.requests[0].messages == saying("🗼 \\ud800")
+    assert backend.requests[0].template_kwargs == {"x": deep}
+
+
 def test_a_body_without_declared_length_is_limited_too(client: httpx.Client) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(80):
@@ -194,6 +252,20 @@ def test_what_fails_before_the_first_token_has_a_status(
     assert response.status_code == status
     assert error(response)["code"] == code
     assert "secret" not in response.text
+
+
+def test_a_prompt_that_is_too_long_is_called_as_the_route_has_it(
+    client: httpx.Client, backend: ScriptedBackend
+) -> None:
+    backend.script = raising(ContextLengthExceeded(512, 600, "messages"), after=0)
+    chat = error(client.post(CHAT, json=HELLO))
+    assert chat["message"].startswith(
+        "This model's maximum context length is 512 tokens. However, your messages resulted in 600 tokens. "
+        "Please reduce the length of the messages. "
+    )
+    generate = error(client.post("/generate", json={"message": "Hi"}))
+    assert "However, your message resulted in 600 tokens." in generate["message"]
+    assert (chat["param"], generate["param"]) == ("messages", "message")
 
 
 def test_overload_says_when_to_come_back(client: httpx.Client, backend: ScriptedBackend) -> None:
@@ -263,6 +335,22 @@ def test_keys_open_everything_but_only_if_right() -> None:
         assert client.get("/v1/models").status_code == 401
 
 
+def test_a_browser_is_answered_by_where_its_page_is_from() -> None:
+    settings = GatewaySettings(cors_origins="https://mine.example")
+    with serving(ScriptedBackend(), settings) as url, httpx.Client(base_url=url) as client:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        mine = client.options(CHAT, headers={"Origin": "https://mine.example", **asked})
+        assert (mine.status_code, mine.headers["access-control-allow-origin"]) == (
+            200,
+            "https://mine.example",
+        )
+        foreign = client.options(CHAT, headers={"Origin": "https://other.example", **asked})
+        assert (foreign.status_code, error(foreign)["code"]) == (400, "cors_refused")
+        assert "CORS origin. Pages from the origins in CORS_ORIGINS" in error(foreign)["message"]
+        assert "access-control-allow-origin" not in foreign.headers
+        assert foreign.headers["vary"] == mine.headers["vary"]
+
+
 def test_health_tells_of_a_dead_engine(client: httpx.Client, backend: ScriptedBackend) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     backend.health = WorkerFailed("The engine has stopped.")
@@ -310,7 +398,7 @@ def test_worker_errors_survive_pickling() -> None:
     import pickle
 
     failures: list[WorkerError] = [
-        ContextLengthExceeded(512, 600),
+        ContextLengthExceeded(512, 600, "messages"),
         Overloaded("full", 2),
         WorkerFailed("dead"),
     ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
+import random
 from typing import Any
 
 import pytest
@@ -11,7 +14,9 @@ from tests.test_chat_template import template
 from worker.chat import AnswerReader, prepare
 from worker.chat_template import ChatTemplate
 from worker.protocol import (
+    MAX_NESTING,
     ChatRequest,
+    FinishReason,
     InvalidRequest,
     ReasoningDelta,
     ResponseFormat,
@@ -132,6 +137,17 @@ def test_template_variables_are_passed_on_and_unknown_ones_reported() -> None:
     assert prepare(request(reasoning_effort="low"), template(NATIVE), "").ignored == ("reasoning_effort",)
     with pytest.raises(InvalidRequest, match="'messages' is set by the server"):
         prepare(request(template_kwargs={"messages": []}), template(NATIVE), "")
+    with pytest.raises(InvalidRequest, match="'self' is set by the server") as refused:
+        prepare(request(template_kwargs={"self": 1}), template(NATIVE), "")
+    assert refused.value.param == "chat_template_kwargs"
+
+
+def test_variables_may_be_as_deep_as_a_request() -> None:
+    deep: Any = []
+    for _ in range(MAX_NESTING - 3):
+        deep = [deep]
+    prompt = prepare(request(template_kwargs={"x": deep}), template("{{ x | tojson }}" + MESSAGES), "").prompt
+    assert "[" * (MAX_NESTING - 2) in prompt.text
 
 
 def logprob(token: str) -> TokenLogprob:
@@ -154,6 +170,87 @@ def test_log_probabilities_wait_for_text_that_is_held_back() -> None:
     assert events == [TextDelta(0, "<tools>", (logprob("<tool"), logprob("s>")))]
 
 
+def tokens(*pieces: str | bytes) -> list[TokenLogprob]:
+    """With the number of each as its log probability, so that no two are the same."""
+    encoded = [piece if isinstance(piece, bytes) else piece.encode() for piece in pieces]
+    return [
+        TokenLogprob(piece.decode("utf-8", "replace"), -float(number), piece)
+        for number, piece in enumerate(encoded)
+    ]
+
+
+def detokenized(written: list[TokenLogprob], cuts: set[int]) -> list[tuple[str, list[TokenLogprob]]]:
+    """The text of the tokens in pieces, each with the tokens that begin in it, as an engine hands it out."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text, starts = "", []
+    for token in written:
+        starts.append(len(text))
+        text += decoder.decode(token.bytes)
+    text += decoder.decode(b"", True)
+    edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(text)), len(text)]
+    pieces = []
+    for begin, end in itertools.pairwise(edges):
+        last = end == len(text)
+        begun = [
+            token
+            for token, start in zip(written, starts, strict=True)
+            if begin <= start and (start < end or last)
+        ]
+        pieces.append((text[begin:end], begun))
+    return pieces
+
+
+CALL = '{"name": "get_time", "arguments": {}}'
+ANSWERS: list[tuple[list[TokenLogprob], set[int], str]] = [
+    (tokens("The", " sky", " is", " blue", "."), {0, 1, 2, 3, 4}, "The sky is blue."),
+    (tokens("<think>", "hm", "</th", "ink>\n", "\nNo", "."), {4, 5}, "No."),
+    (tokens("<think>", "hm", ".", "</think>4", "2"), {3, 4}, "42"),
+    (tokens("<think>", "never", " ends"), set(), ""),
+    (tokens("<tool_call>", CALL, "</tool_call>"), set(), ""),
+    (tokens("I look.", " \n<tool_call>", CALL, "</tool_call>", "\n", "Done"), {0, 4, 5}, "I look.\nDone"),
+    (tokens("Look", ".<tool", "_call>", CALL, "</tool_call>So"), {0, 1, 4}, "Look.So"),
+    (tokens("a <tool", "box> b"), {0, 1}, "a <toolbox> b"),
+    (tokens("<think>", "🗼", "</think>", b"\xf0\x9f", b"\x97\xbc", "!"), {3, 4, 5}, "🗼!"),
+    (tokens("<think>x</think>", "cut ", b"\xf0\x9f"), {1, 2}, "cut \ufffd"),
+    (tokens("<think>", b"\xf0\x9f", b"\x97", b"\xbc</think>", "", "x", ""), {4, 5, 6}, "x"),
+]
+
+
+@pytest.mark.parametrize(("written", "expected", "content"), ANSWERS)
+def test_log_probabilities_are_those_of_the_content_however_the_text_is_cut(
+    written: list[TokenLogprob], expected: set[int], content: str
+) -> None:
+    random_cuts = [{random.Random(seed).randrange(80) for _ in range(seed % 12)} for seed in range(200)]
+    for cuts in [set(), set(range(200)), *random_cuts]:
+        reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+        events = [event for piece in detokenized(written, cuts) for event in reader.feed(*piece)]
+        events += reader.finish("stop")[0]
+        deltas = [event for event in events if isinstance(event, TextDelta)]
+        assert "".join(delta.text for delta in deltas) == content
+        got = [logprob for delta in deltas for logprob in delta.logprobs]
+        assert got == [written[number] for number in sorted(expected)], cuts
+
+
+def test_a_call_that_was_cut_off_is_not_told_as_tool_calls() -> None:
+    begun = '<tool_call>{"name": "get_time", "arguments": {"zone'
+    whole = f"<tool_call>{CALL}</tool_call>"
+    reasons: list[FinishReason] = ["stop", "length"]
+    for reason in reasons:
+        for text in (begun, whole + begun):
+            reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+            reader.feed(text)
+            assert reader.finish(reason)[1] == reason
+
+
+def test_nothing_is_shown_of_a_required_call_that_was_cut_before_its_arguments() -> None:
+    for text in ("<tool", '<tool_call>\n{"name": "get_ti', "<think>hm</think><tool_call>", "<thi"):
+        reader = AnswerReader(0, None, ToolUse((CLOCK,), required=True))
+        events = reader.feed(text, tokens(text))
+        last, reason = reader.finish("length")
+        assert [event for event in events + last if not isinstance(event, ReasoningDelta)] == []
+        assert reason == "length"
+
+
 def test_calls_end_an_answer_as_tool_calls_unless_it_was_cut() -> None:
     call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
     for engine_reason, reason in (("stop", "tool_calls"), ("length", "length")):
@@ -169,3 +266,4 @@ def test_one_call_is_enough_where_parallel_ones_are_not_wanted() -> None:
     events = reader.feed(call + call)
     assert [event.call for event in events if isinstance(event, ToolCallDelta)] == [0, 0]
     assert reader.done
+    assert reader.finish("length")[1] == "tool_calls"  # the tokens ran out behind what was wanted

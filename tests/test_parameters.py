@@ -10,6 +10,7 @@ import pytest
 
 from compat_tests import strict
 from gateway.requests import ChatCompletionRequest
+from gateway.settings import GatewaySettings
 from tests.serving import ScriptedBackend, serving
 from worker.protocol import (
     Accepted,
@@ -34,6 +35,7 @@ PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
 FUNCTION = {"name": "get_weather", "description": "The weather", "parameters": PARAMETERS}
 WEATHER = {"type": "function", "function": FUNCTION}
 TIME = {"type": "function", "function": {"name": "get_time"}}
+CUSTOM = {"type": "custom", "custom": {"name": "shell"}}
 
 OPENAI_PARAMETERS = (
     "messages model audio frequency_penalty function_call functions logit_bias logprobs "
@@ -52,7 +54,7 @@ def backend() -> ScriptedBackend:
 
 @pytest.fixture
 def client(backend: ScriptedBackend) -> Iterator[httpx.Client]:
-    with serving(backend) as url, httpx.Client(base_url=url) as client:
+    with serving(backend, GatewaySettings(allow_grammar=True)) as url, httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -92,6 +94,15 @@ def test_hints_are_accepted_and_listed(client: httpx.Client, change: dict[str, A
     assert response.headers["x-ignored-parameters"] == header
 
 
+def test_of_too_many_ignored_parameters_whole_names_are_listed(client: httpx.Client) -> None:
+    names = [f"parameter_{number:03}" for number in range(300)]
+    header = client.post(CHAT, json={**HELLO, **dict.fromkeys(names)}).headers["x-ignored-parameters"]
+    *listed, last = header.split(", ")
+    assert last == "..."
+    assert listed == names[: len(listed)]
+    assert 1900 < len(header) <= 2000 + len("...")
+
+
 @pytest.mark.parametrize("change", [{}, {"store": False, "modalities": ["text"], "user": None, "tools": []}])
 def test_what_is_honoured_is_not_listed(client: httpx.Client, change: dict[str, Any]) -> None:
     assert (
@@ -123,6 +134,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "messages[0].content[0]",
         "'image_url'",
     ),
+    ({"tools": [TIME, CUSTOM]}, "tools[1]", "of type 'function'"),
+    ({"tools": [TIME], "tool_choice": CUSTOM}, "tool_choice", "of type 'function'"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", **CUSTOM}]}]},
+        "messages[0].tool_calls[0]",
+        "of type 'function'",
+    ),
 ]
 
 
@@ -137,11 +155,35 @@ def test_what_would_change_the_answer_is_refused_by_name(
     assert says in envelope["message"]
 
 
+def test_grammars_are_only_taken_where_the_server_allows_them(backend: ScriptedBackend) -> None:
+    with serving(backend) as url, httpx.Client(base_url=url) as client:
+        for path in (CHAT, TEXT):
+            response = client.post(path, json={**HELLO, "prompt": "x", "grammar": 'root ::= "a"'})
+            assert response.status_code == 400
+            envelope = strict.error(response)
+            assert (envelope["param"], envelope["code"]) == ("grammar", "unsupported_parameter")
+            assert "'response_format'" in envelope["message"]
+            assert "ALLOW_GRAMMAR=true" in envelope["message"]
+    assert not backend.requests
+
+
 INVALID: list[tuple[dict[str, Any], str, str]] = [
-    ({"top_logprobs": 3}, "", "'logprobs' is true"),
+    ({"top_logprobs": 3}, "top_logprobs", "'logprobs' is true"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
     ({"tools": [WEATHER, WEATHER]}, "tools", "only once"),
-    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type", "'function'"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
+    ({"tools": ["get_time"]}, "tools[0]", "should be a JSON object"),
+    ({"tools": [{"function": {"name": "f"}}]}, "tools[0].type", "Missing"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": ""}}]}]},
+        "messages[0].tool_calls[0].id",
+        "Missing",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+        "tools[0].function.parameters",
+        "should be a JSON object",
+    ),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "pattern"),
     ({"tool_choice": "required"}, "tool_choice", "only allowed when 'tools'"),
     (
@@ -149,16 +191,33 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "tool_choice",
         "names 'x', which is not among the tools: get_time",
     ),
+    (
+        {
+            "tools": [TIME],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}},
+        },
+        "tool_choice.allowed_tools.tools",
+        "at least 1 item",
+    ),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "at least 1 item"),
     ({"functions": [FUNCTION], "tools": [TIME]}, "functions", "deprecated"),
     ({"function_call": {"name": "x"}}, "function_call", "only allowed when 'functions'"),
-    ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
+    ({"function_call": {}}, "function_call.name", "Missing"),
+    ({"function_call": "required"}, "function_call", "'none' or 'auto'"),
+    (
+        {"response_format": {"type": "xml"}},
+        "response_format.type",
+        "one of 'text', 'json_object', 'json_schema'.",
+    ),
+    ({"response_format": {}}, "response_format.type", "Missing"),
+    ({"response_format": "json"}, "response_format", "should be a JSON object"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "Missing"),
     ({"metadata": {"a": 1}}, "metadata.a", "string"),
     ({"verbosity": "chatty"}, "verbosity", "'low', 'medium' or 'high'"),
     ({"service_tier": 1}, "service_tier", ""),
     ({"seed": 2**63}, "seed", ""),
     ({"reasoning_effort": "huge"}, "reasoning_effort", ""),
-    ({"stream_options": {"include_usage": True}}, "", "only allowed when 'stream' is true"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when 'stream' is true"),
     ({"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}}, "grammar", "combined"),
 ]
 
@@ -366,6 +425,7 @@ PROMPTS: list[tuple[Any, tuple[Any, ...]]] = [
     (["a", "b"], ("a", "b")),
     ([1, 2], ((1, 2),)),
     ([[1], [2, 3]], ((1,), (2, 3))),
+    (None, ("<|endoftext|>",)),
 ]
 
 
@@ -425,10 +485,17 @@ def test_legacy_log_probabilities(client: httpx.Client, backend: ScriptedBackend
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"prompt": ["a"] * 65, "n": 2}, "n"),
         ({"logprobs": 6}, "logprobs"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
     ],
 )
 def test_text_completions_refuse_by_name(client: httpx.Client, change: dict[str, Any], param: str) -> None:
     response = client.post(TEXT, json={"model": "test-model", "prompt": "x", **change})
     assert response.status_code == 400
     assert strict.error(response)["param"] == param
+
+
+def test_a_text_completion_of_no_tokens_is_not_supported(client: httpx.Client) -> None:
+    response = client.post(TEXT, json={"model": "test-model", "prompt": "x", "echo": True, "max_tokens": 0})
+    envelope = strict.error(response)
+    assert (envelope["param"], envelope["code"]) == ("max_tokens", "unsupported_parameter")
+    assert "Send 1 or more" in envelope["message"]

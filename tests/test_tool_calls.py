@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from worker.tools.parser import CallArguments, CallEnded, CallStarted, ToolCallParser
+from worker.tools.parser import CallArguments, CallEnded, CallStarted, Content, ToolCallParser
 
 TOOLS = {
     "get_weather": {
@@ -27,10 +27,11 @@ def parse(chunks: list[str]) -> Outcome:
     content, calls, is_open = "", [], False
     for part in parts:
         match part:
-            case str():
+            case Content(text, start):
                 assert not is_open
-                assert part
-                content += part
+                assert text
+                assert text == "".join(chunks)[start : start + len(text)]
+                content += text
             case CallStarted(name):
                 assert not is_open
                 calls.append((name, ""))
@@ -182,9 +183,26 @@ def test_arguments_are_handed_out_while_they_are_written() -> None:
 
 def test_text_is_not_held_back_longer_than_it_might_be_a_call() -> None:
     parser = ToolCallParser(TOOLS)
-    assert parser.feed("Hello") == ["Hello"]
-    assert parser.feed(" you <tool") == [" you"]
-    assert parser.feed("box>") == [" <toolbox>"]
+    assert parser.feed("Hello") == [Content("Hello", 0)]
+    assert parser.feed(" you <tool") == [Content(" you", 5)]
+    assert parser.feed("box>") == [Content(" <toolbox>", 9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Pa', False),
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"', False),
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}', True),
+        ('<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}', True),
+        ('[TOOL_CALLS]get_weather[ARGS]{"city": {', False),
+        ('[TOOL_CALLS]get_weather[ARGS]{"city": {}}', True),
+    ],
+)
+def test_a_call_is_complete_once_its_arguments_are(text: str, complete: bool) -> None:
+    parser = ToolCallParser(TOOLS)
+    parts = [*parser.feed(text), *parser.finish()]
+    assert parts[-1] == CallEnded(complete)
 
 
 def test_handed_out_arguments_are_valid_json() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from worker import reasoning
 from worker.chat_template import RESERVED, ChatTemplate, Prompt
+from worker.content_logprobs import ContentLogprobs
 from worker.grammar.gbnf import Grammar, either
 from worker.grammar.json_schema import SchemaGrammar
 from worker.grammar.schema_algebra import SchemaError
@@ -27,7 +28,7 @@ from worker.protocol import (
     ToolUse,
 )
 from worker.tools.offer import call_format, calls_rule, definition, instructions
-from worker.tools.parser import CallArguments, CallEnded, CallStarted, Part, ToolCallParser
+from worker.tools.parser import CallArguments, CallEnded, CallStarted, Content, Part, ToolCallParser
 
 # Thinking comes before anything that a grammar holds the answer to.
 _THINKING = r'([^<] | "<" [^/] | "</" [^t])* "</think>" [\n]{0,2}'
@@ -145,37 +146,46 @@ class AnswerReader:
         self._index = index
         self._reasoning = reasoning.ReasoningParser(thinks_until)
         self._calls = ToolCallParser({tool.name: tool.parameters for tool in use.tools}) if use else None
+        self._required = use is not None and use.required
         self._parallel = use is None or use.parallel
-        self._logprobs: list[TokenLogprob] = []  # of text that is still held back
+        self._logprobs = ContentLogprobs()
+        self._num_chars = 0
+        self._answer_start: int | None = None  # where the thinking is over
+        self._content_end = 0
         self._num_calls = 0
+        self._call_is_cut = False
         self.thought = ""
         self.done = False  # whether the rest of what the model would write is not wanted
 
     def feed(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> list[Event]:
         """What the text says; once `done`, nothing."""
-        self._logprobs += logprobs
-        thought = self._reasoning.thinking
-        parts = self._reasoning.feed(text)
-        if (thought or self._reasoning.thinking) and not any(isinstance(part, str) for part in parts):
-            self._logprobs.clear()  # of the thinking, or of its tags
-        return list(self._events(parts))
+        self._num_chars += len(text)
+        self._logprobs.add(logprobs)
+        return list(self._events(self._reasoning.feed(text)))
 
     def finish(self, reason: FinishReason) -> tuple[list[Event], FinishReason]:
-        """The last events, and why the answer ends: calls come before a stop."""
+        """The last events, and why the answer ends: `tool_calls` only if no call was cut off."""
         events = list(self._events(self._reasoning.finish()))
         if self._calls is not None:
             events += self._parts(self._calls.finish())
-        if self._logprobs and not self._num_calls:
-            events.append(TextDelta(self._index, "", self._take_logprobs()))
-        return events, "tool_calls" if self._num_calls and reason == "stop" else reason
+        if self._required:  # only the beginning of a call can be left: its grammar allows nothing else
+            events = [event for event in events if not isinstance(event, TextDelta)]
+        elif self._content_end == self._num_chars and (rest := self._logprobs.take_rest()):
+            events.append(TextDelta(self._index, "", rest))
+        called = self._num_calls > 0 and not self._call_is_cut
+        return events, "tool_calls" if called and (self.done or reason == "stop") else reason
 
     def _events(self, parts: Sequence[reasoning.Reasoning | str]) -> Iterator[Event]:
         for part in parts:
             if isinstance(part, reasoning.Reasoning):
                 self.thought += part.text
                 yield ReasoningDelta(self._index, part.text)
-            elif self._calls is None:
-                yield TextDelta(self._index, part, self._take_logprobs())
+                continue
+            start = self._num_chars - len(part)  # of an answer, nothing is held back
+            if self._answer_start is None:
+                self._answer_start = start
+            if self._calls is None:
+                yield self._content(part, start)
             else:
                 yield from self._parts(self._calls.feed(part))
 
@@ -184,20 +194,19 @@ class AnswerReader:
             if self.done:
                 return
             match part:
-                case str():
-                    yield TextDelta(self._index, part, self._take_logprobs())
+                case Content():
+                    assert self._answer_start is not None
+                    yield self._content(part.text, self._answer_start + part.start)
                 case CallStarted():
-                    self._logprobs.clear()
                     call_id = f"call_{secrets.token_hex(12)}"
                     yield ToolCallDelta(self._index, self._num_calls, id=call_id, name=part.name)
                     self._num_calls += 1
                 case CallArguments():
                     yield ToolCallDelta(self._index, self._num_calls - 1, part.text)
                 case CallEnded():
-                    self._logprobs.clear()
+                    self._call_is_cut = not part.complete
                     self.done = not self._parallel
 
-    def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
-        taken = tuple(self._logprobs)
-        self._logprobs.clear()
-        return taken
+    def _content(self, text: str, start: int) -> TextDelta:
+        self._content_end = start + len(text)
+        return TextDelta(self._index, text, self._logprobs.take(start, self._content_end))

@@ -10,6 +10,7 @@ from llama_cpp.llama_chat_format import _convert_completion_to_chat
 
 from worker.chat_template import ChatTemplate, Prompt
 from worker.completion import CompletionStream
+from worker.protocol import ContextLengthExceeded
 
 
 class ChatStream:
@@ -47,9 +48,13 @@ class ChatHandler:
         for only_for_other_handlers in ("functions", "function_call", "tool_choice", "response_format"):
             options.pop(only_for_other_handlers, None)
         prompt = messages if isinstance(messages, Prompt) else self.template.prompt(messages, tools)
-        completion: Any = llama.create_completion(
-            prompt.tokens, stream=stream, logprobs=(top_logprobs or 0) if logprobs else None, **options
-        )
+        alternatives = (top_logprobs or 0) if logprobs else None
+        try:
+            completion: Any = llama.create_completion(
+                prompt.tokens, stream=stream, logprobs=alternatives, **options
+            )
+        except ContextLengthExceeded as error:
+            raise error.of("messages") from None
         if stream:
             return ChatStream(completion)
         return _convert_completion_to_chat(completion, stream=False)

@@ -24,6 +24,7 @@ CHATML = """\
 # What the server itself hands to a template; clients may set everything else.
 RESERVED = frozenset(
     {
+        "self",
         "messages",
         "tools",
         "tool_choice",

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from worker.protocol import nests_too_deep
+
 Message = dict[str, Any]
 
 
@@ -138,12 +140,13 @@ def _object_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parsed(arguments: str) -> Any:
-    """The arguments as an object; as they are, if they are none."""
+    """The arguments as an object; as they are, if they are none or no template could write it."""
     try:
         parsed = json.loads(arguments or "{}")
-    except ValueError:
+        json.dumps(parsed, ensure_ascii=False).encode()  # fails on a lone surrogate
+    except (ValueError, RecursionError):
         return arguments
-    return parsed if isinstance(parsed, dict) else arguments
+    return parsed if isinstance(parsed, dict) and not nests_too_deep(parsed) else arguments
 
 
 def _short_id(call_id: str) -> str:

@@ -6,12 +6,14 @@ carry every object in it between containers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
+# How deep JSON in a request may nest: templates and schemas are read recursively.
+MAX_NESTING = 100
 
 # Fields of SamplingParams that a model's author may recommend a value for.
 RECOMMENDABLE = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
@@ -114,6 +116,18 @@ class CompletionRequest:
 
 
 Request = ChatRequest | CompletionRequest
+
+
+def nests_too_deep(value: object) -> bool:
+    """Whether decoded JSON has more than MAX_NESTING lists and objects in one another."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_NESTING):
+        level = [inner for outer in level for inner in _contents(outer) if isinstance(inner, (dict, list))]
+    return bool(level)
+
+
+def _contents(value: dict[str, object] | list[object]) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,16 +234,24 @@ class InvalidRequest(WorkerError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The wording is OpenAI's, because LiteLLM and LangChain recognise it."""
+    """`ContextLengthExceeded(context_length, num_tokens, param)`: `param` is what was too long.
 
-    def __init__(self, context_length: int, num_tokens: int) -> None:
+    The wording is OpenAI's, because LiteLLM and LangChain recognise it.
+    """
+
+    def __init__(self, context_length: int, num_tokens: int, param: str = "prompt") -> None:
         super().__init__(
-            f"This model's maximum context length is {context_length} tokens. However, your messages "
-            f"resulted in {num_tokens} tokens. Please reduce the length of the messages.",
-            "messages",
+            f"This model's maximum context length is {context_length} tokens. However, your {param} "
+            f"resulted in {num_tokens} tokens. Please reduce the length of the {param}.",
+            param,
             "context_length_exceeded",
         )
-        self.args = (context_length, num_tokens)
+        self.args = (context_length, num_tokens, param)
+        self.context_length, self.num_tokens = context_length, num_tokens
+
+    def of(self, param: str) -> ContextLengthExceeded:
+        """The same, about the request's field that the prompt was made from."""
+        return ContextLengthExceeded(self.context_length, self.num_tokens, param)
 
 
 class Overloaded(WorkerError):

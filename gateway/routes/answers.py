@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -73,6 +74,9 @@ async def _answer_stream(request: Request, gateway: Gateway, asked: Asked) -> Re
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:
-    """The parameters that had no effect; names that no header can carry are quoted."""
+    """The parameters that had no effect, as many as fit; names that no header can carry are quoted."""
     quoted = [name if name.isascii() and name.isprintable() else ascii(name)[1:-1] for name in names]
-    return {IGNORED_HEADER: ", ".join(quoted)[:_MAX_HEADER]} if quoted else {}
+    ends = accumulate(len(name) + len(", ") for name in quoted)
+    shown = [name for name, end in zip(quoted, ends, strict=True) if end <= _MAX_HEADER]
+    more = ["..."] if len(shown) < len(quoted) else []
+    return {IGNORED_HEADER: ", ".join(shown + more)} if quoted else {}

@@ -6,12 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.json_body import JSONRoute
 from gateway.openapi import ChatCompletion, ChatCompletionChunk, either_whole_or_stream
 from gateway.requests import ChatCompletionRequest
 from gateway.routes.answers import Asked, answer
 from gateway.translate import ChunkEncoder, Reply
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=JSONRoute)
 
 
 @router.post("/v1/chat/completions", responses=either_whole_or_stream(ChatCompletion, ChatCompletionChunk))
@@ -20,7 +21,7 @@ async def create_chat_completion(
 ) -> Response:
     """OpenAI's chat completions, whole or as server-sent events."""
     await gateway.model(body.model)
-    translated = parameters.chat_request(body, request_id)
+    translated = parameters.chat_request(body, request_id, allow_grammar=gateway.settings.allow_grammar)
     functions = bool(body.functions)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     asked = Asked(

@@ -6,12 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.json_body import JSONRoute
 from gateway.openapi import TextCompletion, either_whole_or_stream
 from gateway.requests import TextCompletionRequest
 from gateway.routes.answers import Asked, answer
 from gateway.text_completions import TextChunkEncoder, text_completion, text_reply
 
-router = APIRouter(tags=["completions"])
+router = APIRouter(tags=["completions"], route_class=JSONRoute)
 
 
 @router.post("/v1/completions", responses=either_whole_or_stream(TextCompletion, TextCompletion))
@@ -20,7 +21,9 @@ async def create_completion(
 ) -> Response:
     """Text continued as it stands, without a chat template."""
     await gateway.model(body.model)
-    worker_request = parameters.completion_request(body, request_id)
+    worker_request = parameters.completion_request(
+        body, request_id, allow_grammar=gateway.settings.allow_grammar
+    )
     reply = text_reply(body.model)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     asked = Asked(

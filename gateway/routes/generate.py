@@ -6,10 +6,12 @@ from fastapi import APIRouter, Request
 
 from gateway import parameters
 from gateway.context import GatewayDep, RequestId
+from gateway.json_body import JSONRoute
 from gateway.requests import GenerateRequest, GenerateResponse
 from gateway.routes.answers import collect
+from worker.protocol import ContextLengthExceeded
 
-router = APIRouter(tags=["legacy"])
+router = APIRouter(tags=["legacy"], route_class=JSONRoute)
 
 
 @router.post("/generate")
@@ -18,7 +20,9 @@ async def generate(
 ) -> GenerateResponse:
     """One message in, one answer out, under the server's own system prompt."""
     model = (await gateway.backend.models())[0].id
-    collector = await collect(
-        request, gateway, parameters.generate_request(body.message, model, request_id), 1
-    )
+    worker_request = parameters.generate_request(body.message, model, request_id)
+    try:
+        collector = await collect(request, gateway, worker_request, 1)
+    except ContextLengthExceeded as error:
+        raise error.of("message") from None
     return GenerateResponse(response=collector.text())

@@ -32,6 +32,14 @@ _PARAMETER = re.compile(r"<parameter=([^>]+)>\n?(.*?)\n?</parameter>", re.DOTALL
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """Text that is no call; `start` is its place in all text that was fed."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallStarted:
     """The model began to call tool `name`; its arguments follow."""
 
@@ -47,10 +55,12 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call that started last is complete."""
+    """Nothing more comes of the call that started last; `complete` unless the text ended in its arguments."""
+
+    complete: bool = True
 
 
-Part = str | CallStarted | CallArguments | CallEnded
+Part = Content | CallStarted | CallArguments | CallEnded
 
 
 class _State(Enum):
@@ -71,6 +81,7 @@ class ToolCallParser:
     def __init__(self, tools: Mapping[str, Mapping[str, Any] | None]) -> None:
         self._tools = tools
         self._state = _State.START
+        self._num_fed = 0  # characters; the buffer holds the last of them
         self._buffer = ""  # not yet looked at
         self._raw = ""  # of the section, while it might still be content
         self._reader = CallReader(strict=True)
@@ -81,6 +92,7 @@ class ToolCallParser:
         self.num_calls = 0
 
     def feed(self, text: str) -> list[Part]:
+        self._num_fed += len(text)
         self._buffer += text
         return list(self._run())
 
@@ -88,9 +100,9 @@ class ToolCallParser:
         """What was held back, when nothing more will come."""
         parts = list(self._run(final=True))
         if self._in_call:
-            parts.append(CallEnded())
+            parts.append(CallEnded(_has_whole_arguments(self._reader)))
         elif (rest := self._raw + self._buffer) and (not self.num_calls or rest.strip(_BETWEEN)):
-            parts.append(rest)
+            parts.append(Content(rest, self._num_fed - len(rest)))
         self._raw = self._buffer = ""
         return parts
 
@@ -136,9 +148,10 @@ class ToolCallParser:
             self._open(at + (0 if opener == "<function=" else len(opener)), bare=False)
 
     def _content(self, text: str) -> Iterator[Part]:
+        start = self._num_fed - len(self._buffer)
         self._buffer = self._buffer[len(text) :]
         if text:
-            yield text
+            yield Content(text, start)
 
     def _open(self, end: int, *, bare: bool) -> None:
         self._raw, self._buffer = self._buffer[:end], self._buffer[end:]
@@ -234,7 +247,7 @@ class ToolCallParser:
     def _arguments(self, final: bool) -> Iterator[Part]:
         for at, char in enumerate(self._buffer):
             self._reader.feed(char)
-            if self._reader.failed or _is_complete(self._reader):
+            if self._reader.failed or _has_whole_arguments(self._reader):
                 self._reader.name = self._name
                 yield from self._grown()
                 yield from self._end_call(at + 1)
@@ -288,8 +301,8 @@ def _held(text: str) -> int:
     return next((n for n in range(min(longest, len(text)), 0, -1) if _begins_opener(text[-n:])), 0)
 
 
-def _is_complete(reader: CallReader) -> bool:
-    """Whether the value of a reader's one key, the arguments, has been closed."""
+def _has_whole_arguments(reader: CallReader) -> bool:
+    """Whether the arguments have been closed, though the object around them may not be."""
     return reader.has_arguments and reader.depth == 1
 
 
