@@ -105,6 +105,7 @@ def test_a_taken_port_is_told_at_once(server_process: ServerProcess) -> None:
 
 def test_the_banner_shows_what_works_as_pasted(server_process: ServerProcess) -> None:
     banner = server_process.printed()
+    assert banner.index(f"Loading {DEFAULT_MODEL}…\n") < banner.index("Serving ")
     curl = banner[banner.index("  curl ") : banner.index("  from openai")]
     answer = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["object"] == "chat.completion"

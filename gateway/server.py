@@ -51,6 +51,7 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     """Load the model, serve until told to stop, free the model."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
     listener = _listen(host, port)
+    typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
     worker = Worker(load_llama(worker_settings), worker_settings)
     try:
