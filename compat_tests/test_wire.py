@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from compat_tests.server import NEVER_ENDS, Server, ServerProcess, clean_environment, running_server
+from compat_tests.server import (
+    NEVER_ENDS,
+    Server,
+    ServerProcess,
+    clean_environment,
+    running_server,
+    starting_server,
+)
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 STORY = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "temperature": 0}
@@ -59,6 +67,14 @@ def test_a_stopping_server_ends_its_streams_with_an_error() -> None:
         assert "shutting down" in json.loads(last.removeprefix("data: "))["error"]["message"]
         assert server.process.wait(timeout=20) is not None
     assert "Ctrl-C again stops at once" in server.printed()
+
+
+def test_ctrl_c_stops_a_server_that_loads_its_model() -> None:
+    with starting_server(LLM_CTX="512", LLM_SLOTS="1") as server:
+        server.wait_until_printed(f"Loading {DEFAULT_MODEL}…\n")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=10) == 130
+    assert "Traceback" not in server.printed()
 
 
 def start_and_fail(*arguments: str, **environment: str) -> str:

@@ -11,6 +11,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import GatewaySettings, StartError
 from gateway.telemetry import configure_logging
+from worker.interrupts import ctrl_c_exits
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings
 
@@ -53,7 +54,8 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     listener = _listen(host, port)
     typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
-    worker = Worker(load_llama(worker_settings), worker_settings)
+    with ctrl_c_exits():
+        worker = Worker(load_llama(worker_settings), worker_settings)
     try:
         config = uvicorn.Config(
             create_app(worker, gateway_settings),
