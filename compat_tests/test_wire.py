@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -56,17 +57,27 @@ def test_a_client_that_leaves_frees_its_slot() -> None:
         assert time.monotonic() - started < 10  # the story has 8,000 tokens to go: a minute
 
 
-def test_a_stopping_server_ends_its_streams_with_an_error() -> None:
+def test_a_stopping_server_ends_what_it_answers_with_an_error() -> None:
     with running_server(LLM_CTX="8192", LLM_SLOTS="1", SHUTDOWN_GRACE_SECONDS="0") as server:
-        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS, "stream": True}
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS}
+        whole = HTTPConnection(server.url.removeprefix("http://"))
+        body = json.dumps(request).encode()
+        # Sent before the stream is, so that the server has it once the stream has begun.
+        whole.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        request["stream"] = True
         with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
             lines = response.iter_lines()
             next(lines)
             server.process.terminate()
             last = [line for line in lines if line][-1]
         assert "shutting down" in json.loads(last.removeprefix("data: "))["error"]["message"]
+        answer = whole.getresponse()
+        assert answer.status == 503
+        assert "shutting down" in json.loads(answer.read())["error"]["message"]
+        whole.close()
         assert server.process.wait(timeout=20) is not None
     assert "Ctrl-C again stops at once" in server.printed()
+    assert "Traceback" not in server.printed()
 
 
 def test_ctrl_c_stops_a_server_that_loads_its_model() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -17,8 +19,11 @@ from gateway.settings import GatewaySettings, split_list
 from gateway.telemetry import RequestContext
 
 
-def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
-    """The routes, behind the limits; with keys in the settings, everything but /health needs one."""
+def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
+    """The routes, behind the limits; with keys in the settings, everything but /health needs one.
+
+    Once `stopping` is set, answers under way have SHUTDOWN_GRACE_SECONDS left.
+    """
     app = FastAPI(
         title="llama-gateway",
         version="0.1.0",
@@ -36,7 +41,7 @@ def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
-    app.state.gateway = Gateway(backend, settings)
+    app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
     errors.install(app)
     for routes in (chat, completions, generate, models, ops):
         app.include_router(routes.router, responses=openapi.ERROR_RESPONSES)

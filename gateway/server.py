@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 
@@ -31,11 +32,11 @@ Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
 
 
 class Server(uvicorn.Server):
-    """Says how to use it once it listens."""
+    """Says how to use it once it listens; sets `stopping` when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, banner: str) -> None:
+    def __init__(self, config: uvicorn.Config, banner: str, stopping: asyncio.Event) -> None:
         super().__init__(config)
-        self._banner = banner
+        self._banner, self._stopping = banner, stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
             typer.echo(self._banner)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
         if self.server_state.tasks:
             typer.echo("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
         await super().shutdown(sockets)
@@ -56,9 +58,10 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     started = time.perf_counter()
     with ctrl_c_exits():
         worker = Worker(load_llama(worker_settings), worker_settings)
+    stopping = asyncio.Event()
     try:
         config = uvicorn.Config(
-            create_app(worker, gateway_settings),
+            create_app(worker, gateway_settings, stopping),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=int(gateway_settings.shutdown_grace_seconds) + 5,
@@ -72,7 +75,7 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
             key="YOUR_KEY" if gateway_settings.key_list else "unused",
         )
-        Server(config, banner).run(sockets=[listener])
+        Server(config, banner, stopping).run(sockets=[listener])
     finally:
         worker.close()
 
