@@ -80,6 +80,19 @@ def test_a_stopping_server_ends_what_it_answers_with_an_error() -> None:
     assert "Traceback" not in server.printed()
 
 
+def test_a_second_ctrl_c_stops_at_once_and_quietly() -> None:
+    with running_server(LLM_CTX="8192", LLM_SLOTS="1", SHUTDOWN_GRACE_SECONDS="600") as server:
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS, "stream": True}
+        with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
+            lines = response.iter_lines()  # letting go of them would close the stream
+            next(lines)
+            server.process.send_signal(signal.SIGINT)
+            server.wait_until_printed("Ctrl-C again stops at once")
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(timeout=10) == 130
+    assert "Traceback" not in server.printed()
+
+
 def test_ctrl_c_stops_a_server_that_loads_its_model() -> None:
     with starting_server(LLM_CTX="512", LLM_SLOTS="1") as server:
         server.wait_until_printed(f"Loading {DEFAULT_MODEL}…\n")

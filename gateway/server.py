@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import time
+from types import FrameType
 
 import typer
 import uvicorn
@@ -12,7 +15,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import GatewaySettings, StartError
 from gateway.telemetry import configure_logging
-from worker.interrupts import ctrl_c_exits
+from worker.interrupts import INTERRUPTED, ctrl_c_exits
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings
 
@@ -48,6 +51,11 @@ class Server(uvicorn.Server):
         if self.server_state.tasks:
             typer.echo("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
         await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(INTERRUPTED)  # to cancel what runs would take seconds, and a traceback for each
+        super().handle_exit(sig, frame)
 
 
 def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
