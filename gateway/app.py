@@ -20,7 +20,7 @@ from gateway.telemetry import RequestContext
 
 
 def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
-    """The routes, behind the limits; with keys in the settings, everything but /health needs one.
+    """The routes, behind the limits; with keys, all but /health and the docs needs one.
 
     Once `stopping` is set, answers under way have SHUTDOWN_GRACE_SECONDS left.
     """
@@ -29,7 +29,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         version="0.1.0",
         description="Any GGUF model behind the OpenAI API.",
         middleware=[
-            Middleware(RequestContext),
+            # Outside of all that answers errors: what lacks its headers, browsers do not show.
             Middleware(
                 CORSMiddleware,
                 allow_origins=split_list(settings.cors_origins),
@@ -37,6 +37,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 allow_headers=["*"],
                 expose_headers=["x-request-id", IGNORED_HEADER],
             ),
+            Middleware(RequestContext),
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],

@@ -315,6 +315,27 @@ def test_keys_open_everything_but_only_if_right() -> None:
             assert client.post(CHAT, json=HELLO, headers={"Authorization": f"Bearer {key}"}).is_success
         assert client.get("/health").is_success
         assert client.get("/v1/models").status_code == 401
+        assert client.get("/openapi.json").is_success
+
+
+@pytest.mark.parametrize(
+    ("key", "failure", "status"),
+    [
+        ("wrong", None, 401),
+        ("right", WorkerFailed("The engine has stopped."), 503),
+        ("right", RuntimeError("a secret"), 500),
+    ],
+)
+def test_a_browser_is_shown_every_error(key: str, failure: Exception | None, status: int) -> None:
+    settings = GatewaySettings(api_keys=SecretStr("right"), cors_origins="https://chat.example")
+    script = raising(failure, after=0) if failure else say_hello
+    headers = {"Authorization": f"Bearer {key}", "Origin": "https://chat.example"}
+    with serving(ScriptedBackend(script), settings) as url:
+        response = httpx.post(url + CHAT, json=HELLO, headers=headers)
+    assert response.status_code == status
+    assert response.headers["access-control-allow-origin"] == "https://chat.example"
+    assert "x-request-id" in response.headers["access-control-expose-headers"]
+    assert error(response)["message"]
 
 
 def test_health_tells_of_a_dead_engine(client: httpx.Client, backend: ScriptedBackend) -> None:
