@@ -28,8 +28,10 @@ def ctrl_c_exits(cleanup: Callable[[], object] = lambda: None) -> Iterator[None]
 
     def watch() -> None:
         if watched.recv(1):
-            cleanup()
-            os._exit(INTERRUPTED)
+            try:
+                cleanup()
+            finally:
+                os._exit(INTERRUPTED)
 
     waking, watched = socket.socketpair()
     waking.setblocking(False)
