@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -61,7 +62,7 @@ class Server(uvicorn.Server):
 def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
     """Load the model, serve until told to stop, free the model."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
-    listener = _listen(host, port)
+    listener = listen(host, port)
     typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
     with ctrl_c_exits():
@@ -88,17 +89,20 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
         worker.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bound before the model is loaded: a taken port is told at once."""
+def listen(host: str, port: int) -> socket.socket:
+    """Bound before the model is loaded: what is wrong with the address is told at once, as a StartError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise StartError(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port."
-        ) from error
+        listener.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            advice = "Choose another port with --port or PORT=."
+        else:
+            advice = "Choose an address of this machine with --host or HOST=."
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}. {advice}") from error
     return listener
 
 

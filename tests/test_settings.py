@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from gateway.settings import GatewaySettings, explain
+from gateway.server import listen
+from gateway.settings import GatewaySettings, StartError, explain
 from worker.settings import WorkerSettings
 
 
@@ -33,3 +36,18 @@ def test_a_value_that_cannot_work_is_refused_with_what_could(
 def test_a_log_level_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "INFO")
     assert GatewaySettings().log_level == "info"
+
+
+@pytest.mark.parametrize(
+    "host", ["192.0.2.1", "no..name"]
+)  # one of documentation's addresses; no name at all
+def test_an_address_that_is_not_here_is_told_with_what_sets_it(host: str) -> None:
+    with pytest.raises(StartError, match=rf"^cannot listen on {host}:0: .*--host or HOST=\.$"):
+        listen(host, 0)
+
+
+def test_a_taken_port_is_told_with_what_sets_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: .*--port or PORT=\.$"):
+            listen("127.0.0.1", port)
