@@ -17,6 +17,7 @@ from gateway.app import create_app
 from gateway.settings import GatewaySettings, StartError
 from gateway.telemetry import configure_logging
 from worker.interrupts import INTERRUPTED, ctrl_c_exits
+from worker.models import LOCAL_ADVICE
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings
 
@@ -66,7 +67,7 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
     with ctrl_c_exits():
-        worker = Worker(load_llama(worker_settings), worker_settings)
+        worker = Worker(load_llama(worker_settings, LOCAL_ADVICE), worker_settings)
     stopping = asyncio.Event()
     try:
         config = uvicorn.Config(

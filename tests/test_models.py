@@ -22,6 +22,8 @@ from worker.models import (
     recommended_sampling,
     slow_type_notice,
 )
+from worker.service import load_llama
+from worker.settings import WorkerSettings
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -102,6 +104,13 @@ def test_converting_shows_progress_and_leaves_a_whole_file(tmp_path: Path) -> No
 def test_an_unknown_type_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="'Q3_NEW'"):
         quantize(default_model(), tmp_path / "out.gguf", "Q3_NEW")
+
+
+def test_a_worker_on_modal_is_told_how_a_model_comes_to_the_volume(tmp_path: Path) -> None:
+    settings = WorkerSettings(model_path=tmp_path / "none.gguf")
+    with pytest.raises(ModelFileError, match="modal volume put gguf-models") as raised:
+        load_llama(settings)
+    assert "--model" not in str(raised.value)
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:

@@ -28,27 +28,35 @@ class ModelFileError(WorkerFailed):
     """A model file that cannot be served; the message says where it was looked for and what to do."""
 
 
-def check_model_file(path: Path) -> Path:
-    """Return `path` if it begins like a GGUF file, else raise ModelFileError with the way out."""
-    hint = (
-        "Give the path of a GGUF file with `llama-gateway serve --model PATH` or MODEL=PATH, or on Modal put "
-        "one on the Volume: `modal volume put gguf-models FILE.gguf models/model_q4_0.gguf`, or "
+LOCAL_ADVICE = "Give the path of a GGUF file with `llama-gateway serve --model PATH` or MODEL=PATH."
+
+
+def volume_advice(volume: str = "gguf-models") -> str:
+    """How a model comes to where a worker on Modal looks for it."""
+    return (
+        f"Put a GGUF file on the Volume: `modal volume put {volume} FILE.gguf models/model_q4_0.gguf`, or "
         "`modal run app.py::pull_model --repo REPO --file FILE.gguf`."
     )
+
+
+def check_model_file(path: Path, advice: str = LOCAL_ADVICE) -> Path:
+    """Return `path` if it begins like a GGUF file, else raise ModelFileError, which ends with `advice`."""
     try:
         if path.is_dir():
-            raise ModelFileError(f"{path} is a folder, not a GGUF file. {hint}")
+            raise ModelFileError(f"{path} is a folder, not a GGUF file. {advice}")
         if not path.is_file():
-            raise ModelFileError(f"No model file at {path} (looked in {path.parent.absolute()}). {hint}")
+            raise ModelFileError(f"No model file at {path} (looked in {path.parent.absolute()}). {advice}")
         with path.open("rb") as file:
             header = file.read(24)
     except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}. {hint}") from error
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}. {advice}") from error
     if header[:4] != GGUF_MAGIC:
-        raise ModelFileError(f"{path} is not a GGUF file: it begins with {header[:4]!r}, not b'GGUF'. {hint}")
+        raise ModelFileError(
+            f"{path} is not a GGUF file: it begins with {header[:4]!r}, not b'GGUF'. {advice}"
+        )
     # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, tensor and key counts.
     if len(header) < 24 or struct.unpack("<Q", header[8:16])[0] == 0:
-        raise ModelFileError(f"{path} is truncated: its GGUF header is incomplete. Copy it again. {hint}")
+        raise ModelFileError(f"{path} is truncated: its GGUF header is incomplete. Copy it again. {advice}")
     return path
 
 
@@ -138,7 +146,7 @@ def pull(repo: str, file: str, folder: Path) -> Path:
     if problem:
         path.unlink()
         raise ModelFileError(f"{file} arrived damaged from {repo}: {problem}. It was removed; pull it again.")
-    return check_model_file(path)
+    return check_model_file(path, "Pull another file of the repository, one that ends with .gguf.")
 
 
 def _difference(path: Path, size: int | None, etag: str | None) -> str | None:
@@ -192,7 +200,7 @@ def quantize(
     file_type = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type_name.upper()}", None)
     if not isinstance(file_type, int):
         raise ModelFileError(f"Unknown model type {type_name!r}; common ones are Q4_0, Q8_0, Q4_K_M and F16.")
-    check_model_file(source)
+    check_model_file(source, "Give the path of a GGUF file.")
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type
     params.allow_requantize = True

@@ -16,7 +16,13 @@ from worker.chat_template import ChatTemplate
 from worker.cpu_variants import finds_gpu, loaded_variant
 from worker.llama import BatchedLlama
 from worker.messages import with_system_prompt
-from worker.models import ModelFileError, check_model_file, recommended_sampling, slow_type_notice
+from worker.models import (
+    ModelFileError,
+    check_model_file,
+    recommended_sampling,
+    slow_type_notice,
+    volume_advice,
+)
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -32,9 +38,11 @@ from worker.settings import WorkerSettings
 log = logging.getLogger("worker")
 
 
-def load_llama(settings: WorkerSettings) -> BatchedLlama:
-    """The model, loaded once. Raises ModelFileError with a sentence that says what to do."""
-    path = check_model_file(settings.model_path)
+def load_llama(settings: WorkerSettings, advice: str | None = None) -> BatchedLlama:
+    """The model, loaded once. Raises ModelFileError, which where another file is needed ends with `advice`:
+    by default with how one comes to Modal's workers."""
+    advice = advice or volume_advice()
+    path = check_model_file(settings.model_path, advice)
     started = time.perf_counter()
     on_gpu = settings.n_gpu_layers != 0 and finds_gpu()
     try:
@@ -55,7 +63,7 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
     except ValueError as error:
         raise ModelFileError(
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
-            f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
+            f"version does not know ({error}). Copy it again, or choose another. {advice}"
         ) from error
     except MemoryError as error:
         raise ModelFileError(
