@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings, explain
-from worker.models import ModelFileError, check_model_file, models_in, pull
+from worker.models import ModelFileError, models_in, pull
 from worker.protocol import (
     RECOMMENDABLE,
     Batch,
@@ -193,8 +193,8 @@ class LlamaWorker:
 
         logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
-        check_model_file(settings.model_path, way_to_the_volume(settings.model_path))
-        self.worker = Worker(load_llama(settings), settings)
+        llama = load_llama(settings, way_to_the_volume(settings.model_path))
+        self.worker = Worker(llama, settings)
         self.remote = RemoteWorker(
             self.worker,
             aborted=lambda id: aborts.get.aio(partition=id),

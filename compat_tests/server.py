@@ -41,7 +41,8 @@ class ServerProcess(Server):
 
     process: subprocess.Popen[str]
     output: list[str] = field(default_factory=list)
-    _banner: threading.Event = field(default_factory=threading.Event)
+    _ended: bool = False
+    _grown: threading.Condition = field(default_factory=threading.Condition)
 
     def printed(self) -> str:
         return "".join(self.output)
@@ -49,27 +50,46 @@ class ServerProcess(Server):
     def read_output(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.output.append(line)
-            if match := re.match(r"Serving .* at (http\S+)", line):
-                self.base_url = match[1]
-                self._banner.set()
-        self._banner.set()
+            with self._grown:
+                self.output.append(line)
+                self._grown.notify_all()
+        with self._grown:
+            self._ended = True
+            self._grown.notify_all()
+
+    def wait_until_printed(self, pattern: str) -> re.Match[str]:
+        """The first match in all that it prints."""
+
+        def found() -> re.Match[str] | None:
+            return re.search(pattern, self.printed())
+
+        with self._grown:
+            assert self._grown.wait_for(lambda: found() or self._ended, START_SECONDS), self.printed()
+        match = found()
+        assert match, f"the server ended without {pattern!r}:\n{self.printed()}"
+        return match
 
     def wait_until_serving(self) -> None:
-        assert self._banner.wait(START_SECONDS), self.printed()
-        assert self.base_url, f"the server did not start:\n{self.printed()}"
+        self.base_url = self.wait_until_printed(r"Serving .* at (http\S+)")[1]
 
 
 @contextlib.contextmanager
 def running_server(*arguments: str, **environment: str) -> Iterator[ServerProcess]:
     """`llama-gateway serve --port 0 …`, ready to answer; stopped by SIGTERM on leaving."""
+    with starting_server(*arguments, **environment) as server:
+        server.wait_until_serving()
+        httpx.get(f"{server.url}/health").raise_for_status()
+        yield server
+
+
+@contextlib.contextmanager
+def starting_server(*arguments: str, **environment: str) -> Iterator[ServerProcess]:
+    """The same, from its first moment on."""
     command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", *arguments]
     server = ServerProcess(process=start(command, environment))
     reader = threading.Thread(target=server.read_output)
     reader.start()
     try:
-        server.wait_until_serving()
-        httpx.get(f"{server.url}/health").raise_for_status()
         yield server
     finally:
         server.process.send_signal(signal.SIGTERM)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
 import pytest
 
-from compat_tests.server import NEVER_ENDS, Server, ServerProcess, clean_environment, running_server
+from compat_tests.server import (
+    NEVER_ENDS,
+    Server,
+    ServerProcess,
+    clean_environment,
+    running_server,
+    starting_server,
+)
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 STORY = {"messages": [{"role": "user", "content": "Tell me a very long story."}], "temperature": 0}
@@ -48,17 +57,48 @@ def test_a_client_that_leaves_frees_its_slot() -> None:
         assert time.monotonic() - started < 10  # the story has 8,000 tokens to go: a minute
 
 
-def test_a_stopping_server_ends_its_streams_with_an_error() -> None:
+def test_a_stopping_server_ends_what_it_answers_with_an_error() -> None:
     with running_server(LLM_CTX="8192", LLM_SLOTS="1", SHUTDOWN_GRACE_SECONDS="0") as server:
-        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS, "stream": True}
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS}
+        whole = HTTPConnection(server.url.removeprefix("http://"))
+        body = json.dumps(request).encode()
+        # Sent before the stream is, so that the server has it once the stream has begun.
+        whole.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        request["stream"] = True
         with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
             lines = response.iter_lines()
             next(lines)
             server.process.terminate()
             last = [line for line in lines if line][-1]
         assert "shutting down" in json.loads(last.removeprefix("data: "))["error"]["message"]
+        answer = whole.getresponse()
+        assert answer.status == 503
+        assert "shutting down" in json.loads(answer.read())["error"]["message"]
+        whole.close()
         assert server.process.wait(timeout=20) is not None
     assert "Ctrl-C again stops at once" in server.printed()
+    assert "Traceback" not in server.printed()
+
+
+def test_a_second_ctrl_c_stops_at_once_and_quietly() -> None:
+    with running_server(LLM_CTX="8192", LLM_SLOTS="1", SHUTDOWN_GRACE_SECONDS="600") as server:
+        request = {**STORY, "model": DEFAULT_MODEL, "logit_bias": NEVER_ENDS, "stream": True}
+        with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
+            lines = response.iter_lines()  # letting go of them would close the stream
+            next(lines)
+            server.process.send_signal(signal.SIGINT)
+            server.wait_until_printed("Ctrl-C again stops at once")
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(timeout=10) == 130
+    assert "Traceback" not in server.printed()
+
+
+def test_ctrl_c_stops_a_server_that_loads_its_model() -> None:
+    with starting_server(LLM_CTX="512", LLM_SLOTS="1") as server:
+        server.wait_until_printed(f"Loading {DEFAULT_MODEL}…\n")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=10) == 130
+    assert "Traceback" not in server.printed()
 
 
 def start_and_fail(*arguments: str, **environment: str) -> str:
@@ -73,13 +113,16 @@ def start_and_fail(*arguments: str, **environment: str) -> str:
 def test_a_model_that_cannot_be_served_stops_the_start(tmp_path: Path, default_model_file: Path) -> None:
     missing = start_and_fail("--model", str(tmp_path / "missing.gguf"))
     assert f"No model file at {tmp_path / 'missing.gguf'}" in missing
-    assert "modal volume put" in missing
+    assert "--model PATH" in missing
     text = tmp_path / "text.gguf"
     text.write_text("this is no model")
     assert "not a GGUF file" in start_and_fail("--model", str(text))
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(default_model_file.read_bytes()[: 20 << 20])
-    assert "truncated" in start_and_fail("--model", str(cut))
+    damaged = start_and_fail("--model", str(cut))
+    assert "truncated" in damaged
+    assert "--model PATH" in damaged
+    assert "modal" not in missing + damaged
 
 
 @pytest.mark.parametrize(
@@ -105,6 +148,7 @@ def test_a_taken_port_is_told_at_once(server_process: ServerProcess) -> None:
 
 def test_the_banner_shows_what_works_as_pasted(server_process: ServerProcess) -> None:
     banner = server_process.printed()
+    assert banner.index(f"Loading {DEFAULT_MODEL}…\n") < banner.index("Serving ")
     curl = banner[banner.index("  curl ") : banner.index("  from openai")]
     answer = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["object"] == "chat.completion"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
@@ -17,14 +19,17 @@ from gateway.settings import GatewaySettings, split_list
 from gateway.telemetry import RequestContext
 
 
-def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
-    """The routes, behind the limits; with keys in the settings, everything but /health needs one."""
+def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
+    """The routes, behind the limits; with keys, all but /health and the docs needs one.
+
+    Once `stopping` is set, answers under way have SHUTDOWN_GRACE_SECONDS left.
+    """
     app = FastAPI(
         title="llama-gateway",
         version="0.1.0",
         description="Any GGUF model behind the OpenAI API.",
         middleware=[
-            Middleware(RequestContext),
+            # Outside of all that answers errors: what lacks its headers, browsers do not show.
             Middleware(
                 CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
@@ -32,11 +37,12 @@ def create_app(backend: Backend, settings: GatewaySettings) -> FastAPI:
                 allow_headers=["*"],
                 expose_headers=["x-request-id", IGNORED_HEADER],
             ),
+            Middleware(RequestContext),
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
-    app.state.gateway = Gateway(backend, settings)
+    app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
     errors.install(app)
     for routes in (chat, completions, generate, models, ops):
         app.include_router(routes.router, responses=openapi.ERROR_RESPONSES)

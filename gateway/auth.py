@@ -34,7 +34,7 @@ class KeyRing:
 
 
 class RequireKey:
-    """Closed by default: every path but the public ones, before the body is read."""
+    """Closed by default: every path but PUBLIC_PATHS, before the body is read."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app, self._keys = app, keys

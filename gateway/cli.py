@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -17,7 +18,6 @@ from worker.models import ModelFileError, check_model_file, default_model
 from worker.settings import WorkerSettings
 
 app = typer.Typer(
-    help="Serve a GGUF model behind the OpenAI API.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +31,21 @@ Host = Annotated[str, typer.Option(envvar="HOST", help="Address to listen on.")]
 Port = Annotated[
     int, typer.Option(envvar="PORT", min=0, max=65535, help="Port to listen on; 0 for a free one.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llama-gateway {version('llama-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Serve a GGUF model behind the OpenAI API."""
 
 
 @app.command()
@@ -52,7 +67,11 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
 
 
 @app.command()
-def pull(repo: str, file: str, folder: Path = Path("models")) -> None:
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hub, as USER/NAME.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="GGUF file in it.")],
+    folder: Annotated[Path, typer.Option(help="Where to put it.")] = Path("models"),
+) -> None:
     """Download FILE of the Hugging Face Hub repository REPO into a folder, checked by size and hash."""
     try:
         path = models.pull(repo, file, folder)
@@ -63,8 +82,8 @@ def pull(repo: str, file: str, folder: Path = Path("models")) -> None:
 
 @app.command()
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="IN")],
-    target: Annotated[Path, typer.Argument(metavar="OUT")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="GGUF file to convert.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="GGUF file to write.")],
     type: Annotated[str, typer.Option(help="Q4_0, Q8_0, Q4_K_M, F16, …")] = models.DEFAULT_MODEL_TYPE,
 ) -> None:
     """Convert a GGUF file to another type. Q4_0 and Q8_0 have fast CPU kernels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,8 +16,11 @@ from worker.protocol import ModelInfo
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
+    """`stopping` is set when the server is told to stop."""
+
     backend: Backend
     settings: GatewaySettings
+    stopping: asyncio.Event
 
     async def model(self, name: str) -> ModelInfo:
         """The served model of that name. Raises a 404 that lists the served ones."""
@@ -25,6 +29,11 @@ class Gateway:
             if model.id == name:
                 return model
         raise model_not_found(name, [model.id for model in models])
+
+    async def grace_is_over(self) -> None:
+        """Return when the server is stopping and answers under way have had their time to finish."""
+        await self.stopping.wait()
+        await asyncio.sleep(self.settings.shutdown_grace_seconds)
 
 
 def _gateway(request: Request) -> Gateway:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
+import signal
 import socket
 import time
+from types import FrameType
 
 import typer
 import uvicorn
@@ -11,6 +16,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import GatewaySettings, StartError
 from gateway.telemetry import configure_logging
+from worker.interrupts import INTERRUPTED, ctrl_c_exits
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings
 
@@ -31,11 +37,11 @@ Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
 
 
 class Server(uvicorn.Server):
-    """Says how to use it once it listens."""
+    """Says how to use it once it listens; sets `stopping` when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, banner: str) -> None:
+    def __init__(self, config: uvicorn.Config, banner: str, stopping: asyncio.Event) -> None:
         super().__init__(config)
-        self._banner = banner
+        self._banner, self._stopping = banner, stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -43,20 +49,29 @@ class Server(uvicorn.Server):
             typer.echo(self._banner)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
         if self.server_state.tasks:
             typer.echo("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
         await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(INTERRUPTED)  # to cancel what runs would take seconds, and a traceback for each
+        super().handle_exit(sig, frame)
 
 
 def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
     """Load the model, serve until told to stop, free the model."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
-    listener = _listen(host, port)
+    listener = listen(host, port)
+    typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
-    worker = Worker(load_llama(worker_settings), worker_settings)
+    with ctrl_c_exits():
+        worker = Worker(load_llama(worker_settings), worker_settings)
+    stopping = asyncio.Event()
     try:
         config = uvicorn.Config(
-            create_app(worker, gateway_settings),
+            create_app(worker, gateway_settings, stopping),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=int(gateway_settings.shutdown_grace_seconds) + 5,
@@ -70,22 +85,25 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
             key="YOUR_KEY" if gateway_settings.key_list else "unused",
         )
-        Server(config, banner).run(sockets=[listener])
+        Server(config, banner, stopping).run(sockets=[listener])
     finally:
         worker.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bound before the model is loaded: a taken port is told at once."""
+def listen(host: str, port: int) -> socket.socket:
+    """Bound before the model is loaded: what is wrong with the address is told at once, as a StartError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
-        raise StartError(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --port."
-        ) from error
+        listener.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            advice = "Choose another port with --port or PORT=."
+        else:
+            advice = "Choose an address of this machine with --host or HOST=."
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}. {advice}") from error
     return listener
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, ValidationError
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)]
 
 
 class GatewaySettings(BaseSettings):
     """Built once at start and handed down; nothing else reads the environment."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False)
 
     api_keys: SecretStr = Field(
         default=SecretStr(""), description="keys that clients may send as bearer token, separated by commas"
@@ -30,7 +34,7 @@ class GatewaySettings(BaseSettings):
     cors_origins: str = Field(
         default="", description="browser origins that may call the API, separated by commas; * for all"
     )
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="log level")
+    log_level: LogLevel = Field(default="info", description="log level")
     log_json: bool = Field(default=False, description="log lines as JSON")
     allow_grammar: bool = Field(
         default=False,

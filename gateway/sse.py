@@ -12,8 +12,8 @@ from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
+from gateway.context import Gateway
 from gateway.errors import from_exception
-from gateway.settings import GatewaySettings
 from gateway.translate import DONE, StreamEncoder, error_frame
 from worker.protocol import Accepted, Event, WorkerFailed
 
@@ -63,11 +63,12 @@ class OpenedStream:
             await self._batches.aclose()
 
 
-async def open_stream(request: Request, batches: Batches, timeout: float) -> OpenedStream:
-    """A stream that the worker has accepted. Raises its refusal, or ClientLeft; leaves nothing running."""
+async def open_stream(request: Request, gateway: Gateway, batches: Batches) -> OpenedStream:
+    """A stream that the worker has accepted. Raises its refusal, or as `unless_ended` does; leaves nothing
+    running."""
     opened = OpenedStream(batches)
     try:
-        await unless_client_leaves(request, opened.accepted(timeout))
+        await unless_ended(request, gateway, opened.accepted(gateway.settings.first_event_seconds))
     except BaseException:
         await opened.aclose()
         raise
@@ -85,23 +86,22 @@ class EventStreamResponse(EventSourceResponse):
         opened: OpenedStream,
         encoder: StreamEncoder,
         num_choices: int,
-        settings: GatewaySettings,
+        gateway: Gateway,
         observe: Callable[[list[Event]], None],
     ) -> None:
         self._opened = opened
         self._encoder, self._num_choices, self._observe = encoder, num_choices, observe
-        self._stopping = anyio.Event()
-        self._grace = settings.shutdown_grace_seconds
+        self._gateway = gateway
         self._consumer: asyncio.Task[None] | None = None
         self._out_of_time = False
         super().__init__(
             self._frames(),
             headers={"Cache-Control": "no-cache"},
-            ping=settings.heartbeat_seconds,
+            ping=gateway.settings.heartbeat_seconds,
             ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
             data_sender_callable=self._end_on_shutdown,
-            shutdown_event=self._stopping,
-            shutdown_grace_period=self._grace + 1,
+            # The base class cancels without a word: not before the error has been told.
+            shutdown_grace_period=gateway.settings.shutdown_grace_seconds + 1,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,36 +123,44 @@ class EventStreamResponse(EventSourceResponse):
         except asyncio.CancelledError:
             if not self._out_of_time:
                 raise
-            message = "The server is shutting down and could not finish this answer. Please send it again."
-            yield error_frame(from_exception(WorkerFailed(message)))
+            yield error_frame(from_exception(_shutting_down()))
         except Exception as error:  # The status is sent: whatever failed has to be told as an event.
             yield error_frame(from_exception(error))
         else:
             yield DONE
 
     async def _end_on_shutdown(self) -> None:
-        await self._stopping.wait()
-        await asyncio.sleep(self._grace)
+        await self._gateway.grace_is_over()
         self._out_of_time = True
         if self._consumer:
             self._consumer.cancel()
 
 
-async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, T]) -> T:
-    """Await `answer`, but cancel it as soon as the client disconnects. Raises ClientLeft then."""
+async def unless_ended(request: Request, gateway: Gateway, answer: Coroutine[Any, Any, T]) -> T:
+    """Await `answer`, but no longer than anybody waits for it or can.
+
+    Cancels it and raises ClientLeft when the client disconnects, WorkerFailed when a stopping server's grace
+    is over.
+    """
     task = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(_disconnected(request.receive))
+    late = asyncio.ensure_future(gateway.grace_is_over())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeft
-        return task.result()
+        await asyncio.wait({task, gone, late}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientLeft if gone.done() else _shutting_down()
     finally:
         gone.cancel()
+        late.cancel()
         if not task.done():
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _shutting_down() -> WorkerFailed:
+    return WorkerFailed("The server is shutting down and could not finish this answer. Please send it again.")
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:

@@ -66,10 +66,15 @@ class ScriptedBackend:
 
 
 @contextlib.contextmanager
-def serving(backend: ScriptedBackend, settings: GatewaySettings | None = None) -> Iterator[str]:
+def serving(
+    backend: ScriptedBackend,
+    settings: GatewaySettings | None = None,
+    stopping: asyncio.Event | None = None,
+) -> Iterator[str]:
     """The server's root URL; it is stopped, and its thread has ended, on leaving."""
     configure_logging("info", as_json=False)
-    config = uvicorn.Config(create_app(backend, settings or GatewaySettings()), log_level="error")
+    app = create_app(backend, settings or GatewaySettings(), stopping)
+    config = uvicorn.Config(app, log_level="error")
     server = uvicorn.Server(config)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

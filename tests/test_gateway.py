@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.settings import GatewaySettings
-from tests.serving import ScriptedBackend, serving
+from tests.serving import ScriptedBackend, say_hello, serving
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -27,6 +27,8 @@ from worker.protocol import (
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 HELLO: dict[str, Any] = {"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]}
+
+NO_GRACE = GatewaySettings(shutdown_grace_seconds=0)
 
 GPT = json.dumps({**HELLO, "model": "gpt"}).encode()
 
@@ -297,6 +299,18 @@ async def never_accepting(backend: ScriptedBackend, request: ChatRequest) -> Asy
     yield []
 
 
+def stopped(stopping: asyncio.Event, accepting: bool) -> Any:
+    """The server is told to stop while the answer is under way."""
+
+    async def script(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+        if accepting:
+            yield [Accepted(5), TextDelta(0, "Once")]
+        stopping.set()
+        await asyncio.Event().wait()
+
+    return script
+
+
 @pytest.mark.parametrize("script", [never_ending, never_accepting])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_generation(
@@ -306,6 +320,46 @@ def test_a_client_that_leaves_ends_the_generation(
     with pytest.raises(httpx.ReadTimeout):
         client.post(CHAT, json={**HELLO, "stream": stream}, timeout=0.3)
     assert backend.closed.acquire(timeout=5)
+
+
+@pytest.mark.parametrize("accepting", [False, True])
+@pytest.mark.parametrize(("path", "body"), [(CHAT, HELLO), ("/generate", {"message": "Hi"})])
+def test_a_stopping_server_answers_what_it_cannot_finish(
+    path: str, body: dict[str, Any], accepting: bool
+) -> None:
+    stopping = asyncio.Event()
+    with (
+        serving(ScriptedBackend(stopped(stopping, accepting)), NO_GRACE, stopping) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code == 503
+        assert error(response)["code"] == "worker_failed"
+        assert "shutting down" in error(response)["message"]
+
+
+@pytest.mark.parametrize("accepting", [False, True])
+def test_a_stopping_server_tells_streams_too_what_it_cannot_finish(accepting: bool) -> None:
+    """By the status as long as the stream is not open, else by its last event."""
+    stopping = asyncio.Event()
+    with serving(ScriptedBackend(stopped(stopping, accepting)), NO_GRACE, stopping) as url:
+        response = httpx.post(url + CHAT, json={**HELLO, "stream": True})
+    assert response.status_code == (200 if accepting else 503)
+    envelope = frames(response)[-1] if accepting else response.json()
+    assert "shutting down" in envelope["error"]["message"]
+
+
+def test_a_stopping_server_lets_answers_finish_in_the_time_of_grace() -> None:
+    stopping = asyncio.Event()
+
+    async def finishing(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+        stopping.set()
+        async for batch in say_hello(backend, request):
+            await asyncio.sleep(0)
+            yield batch
+
+    with serving(ScriptedBackend(finishing), GatewaySettings(), stopping) as url:
+        assert httpx.post(url + CHAT, json=HELLO).is_success
 
 
 def test_silence_is_bridged_by_heartbeats() -> None:
@@ -333,6 +387,27 @@ def test_keys_open_everything_but_only_if_right() -> None:
             assert client.post(CHAT, json=HELLO, headers={"Authorization": f"Bearer {key}"}).is_success
         assert client.get("/health").is_success
         assert client.get("/v1/models").status_code == 401
+        assert client.get("/openapi.json").is_success
+
+
+@pytest.mark.parametrize(
+    ("key", "failure", "status"),
+    [
+        ("wrong", None, 401),
+        ("right", WorkerFailed("The engine has stopped."), 503),
+        ("right", RuntimeError("a secret"), 500),
+    ],
+)
+def test_a_browser_is_shown_every_error(key: str, failure: Exception | None, status: int) -> None:
+    settings = GatewaySettings(api_keys=SecretStr("right"), cors_origins="https://chat.example")
+    script = raising(failure, after=0) if failure else say_hello
+    headers = {"Authorization": f"Bearer {key}", "Origin": "https://chat.example"}
+    with serving(ScriptedBackend(script), settings) as url:
+        response = httpx.post(url + CHAT, json=HELLO, headers=headers)
+    assert response.status_code == status
+    assert response.headers["access-control-allow-origin"] == "https://chat.example"
+    assert "x-request-id" in response.headers["access-control-expose-headers"]
+    assert error(response)["message"]
 
 
 def test_a_browser_is_answered_by_where_its_page_is_from() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from worker.models import (
     recommended_sampling,
     slow_type_notice,
 )
+from worker.service import load_llama
+from worker.settings import WorkerSettings
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -103,6 +106,75 @@ def test_an_unknown_type_is_refused_by_name(tmp_path: Path) -> None:
         quantize(default_model(), tmp_path / "out.gguf", "Q3_NEW")
 
 
+def test_a_worker_on_modal_is_told_how_a_model_comes_to_the_volume(tmp_path: Path) -> None:
+    settings = WorkerSettings(model_path=tmp_path / "none.gguf")
+    with pytest.raises(ModelFileError, match="modal volume put gguf-models") as raised:
+        load_llama(settings)
+    assert "--model" not in str(raised.value)
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="is a folder"):
+        check_model_file(tmp_path)
+
+
+def test_a_model_that_cannot_be_read_is_told_so() -> None:
+    unreadable = Path("/proc/self/mem")  # for root, too
+    with pytest.raises(ModelFileError, match=r"^/proc/self/mem cannot be read: Input/output error\. Give "):
+        check_model_file(unreadable)
+
+
+def test_a_target_that_cannot_be_written_is_told_before_the_conversion(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    source = tmp_path / "tiny.gguf"
+    source.write_bytes(TINY_GGUF)  # to convert it would fail in another way
+    for target, says in [
+        (tmp_path, "is a folder"),
+        (file / "folder" / "out.gguf", "cannot be written: Not a directory"),
+        (tmp_path / f"{'x' * 250}.gguf", "cannot be written: File name too long"),
+    ]:
+        with pytest.raises(ModelFileError, match=says):
+            quantize(source, target, "Q8_0")
+
+
+def test_a_failed_conversion_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "tiny.gguf"
+    source.write_bytes(TINY_GGUF)
+    with pytest.raises(ModelFileError, match="whole"):
+        quantize(source, tmp_path / "out" / "out.gguf", "Q8_0")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_ctrl_c_ends_a_conversion_and_removes_what_it_wrote(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "gateway.cli",
+        "quantize",
+        str(default_model()),
+        str(tmp_path / "q.gguf"),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("blk.0" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    with pytest.raises(ModelFileError, match=r"cannot be written: .*XDG_CACHE_HOME"):
+        default_model()
+
+
 def test_pull_downloads_checks_and_says_how_to_serve(tmp_path: Path) -> None:
     with serving_hub({"small.gguf": TINY_GGUF}) as hub:
         ended = run("pull", "me/models", "small.gguf", "--folder", str(tmp_path), HF_ENDPOINT=hub)
@@ -123,3 +195,9 @@ def test_pull_leaves_nothing_that_cannot_be_served(
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.glob("*.gguf")) == []
+
+
+def test_pull_tells_what_failed_before_what_to_do(tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9"  # the port of `discard`
+    ended = run("pull", "me/models", "small.gguf", "--folder", str(tmp_path), HF_ENDPOINT=nobody)
+    assert "Connection refused. Check both names" in ended.stderr

@@ -30,6 +30,12 @@ def load_cpu_variant(package: Path = PACKAGE) -> None:
         ggml.ggml_backend_load_all_from_path(os.fsencode(folder))
 
 
+def finds_gpu() -> bool:
+    """Whether this build of llama.cpp can put layers on a GPU that is here."""
+    load_cpu_variant()  # no backend is known before
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
 def loaded_variant(maps: Path = Path("/proc/self/maps")) -> str:
     """The variant in use, as ggml names it: `icelake`, `haswell`, …; `native` where it is linked in."""
     if not maps.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -10,10 +11,11 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from worker.interrupts import ctrl_c_exits
 from worker.protocol import WorkerFailed
 
 GGUF_MAGIC = b"GGUF"
@@ -26,22 +28,27 @@ class ModelFileError(WorkerFailed):
     """A model file that cannot be served; the message says where it was looked for and what to do."""
 
 
-def check_model_file(path: Path, hint: str | None = None) -> Path:
-    """Return `path` if it begins like a GGUF file, else raise ModelFileError with the way out, `hint`."""
-    hint = hint or (
-        "Give the path of a GGUF file with `llama-gateway serve --model PATH` or MODEL=PATH, or on Modal put "
-        "one on the Volume: `modal volume put gguf-models FILE.gguf models/model_q4_0.gguf`, or "
-        "`modal run app.py::pull_model --repo REPO --file FILE.gguf`."
-    )
-    if not path.is_file():
-        raise ModelFileError(f"No model file at {path} (looked in {path.parent.absolute()}). {hint}")
-    with path.open("rb") as file:
-        header = file.read(24)
+LOCAL_ADVICE = "Give the path of a GGUF file with `llama-gateway serve --model PATH` or MODEL=PATH."
+
+
+def check_model_file(path: Path, advice: str = LOCAL_ADVICE) -> Path:
+    """Return `path` if it begins like a GGUF file, else raise ModelFileError, which ends with `advice`."""
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{path} is a folder, not a GGUF file. {advice}")
+        if not path.is_file():
+            raise ModelFileError(f"No model file at {path} (looked in {path.parent.absolute()}). {advice}")
+        with path.open("rb") as file:
+            header = file.read(24)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}. {advice}") from error
     if header[:4] != GGUF_MAGIC:
-        raise ModelFileError(f"{path} is not a GGUF file: it begins with {header[:4]!r}, not b'GGUF'. {hint}")
+        raise ModelFileError(
+            f"{path} is not a GGUF file: it begins with {header[:4]!r}, not b'GGUF'. {advice}"
+        )
     # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, tensor and key counts.
     if len(header) < 24 or struct.unpack("<Q", header[8:16])[0] == 0:
-        raise ModelFileError(f"{path} is truncated: its GGUF header is incomplete. Copy it again. {hint}")
+        raise ModelFileError(f"{path} is truncated: its GGUF header is incomplete. Copy it again. {advice}")
     return path
 
 
@@ -96,9 +103,20 @@ def default_model() -> Path:
             "GGUF file with `llama-gateway serve --model PATH`."
         )
     converted = cache_folder() / DEFAULT_MODEL_RECIPE / f"SmolLM2-135M-Instruct.{DEFAULT_MODEL_TYPE}.gguf"
-    if not converted.is_file():
-        quantize(shipped[0], converted, DEFAULT_MODEL_TYPE, metadata=DEFAULT_MODEL_SAMPLING)
+    try:
+        if not converted.is_file():
+            quantize(shipped[0], converted, DEFAULT_MODEL_TYPE, metadata=DEFAULT_MODEL_SAMPLING)
+    except (ModelFileError, OSError) as error:
+        raise ModelFileError(
+            f"{_sentence(error)} For the default model set XDG_CACHE_HOME to a folder that can be written, "
+            "or give a GGUF file with `llama-gateway serve --model PATH`."
+        ) from error
     return converted
+
+
+def _sentence(error: Exception) -> str:
+    """What it says, ready to be followed by another sentence."""
+    return f"{str(error).strip().removesuffix('.')}."
 
 
 def pull(repo: str, file: str, folder: Path) -> Path:
@@ -113,14 +131,14 @@ def pull(repo: str, file: str, folder: Path) -> Path:
         path = Path(hf_hub_download(repo, file, local_dir=folder))
     except Exception as error:  # the Hub's own, those of its HTTP client, the disk's
         raise ModelFileError(
-            f"{file} could not be downloaded from {repo}: {error} Check both names on the Hub; for a private "
-            "or gated repository set HF_TOKEN."
+            f"{file} could not be downloaded from {repo}: {_sentence(error)} Check both names on the Hub; "
+            "for a private or gated repository set HF_TOKEN."
         ) from error
     problem = _difference(path, expected.size, expected.etag)
     if problem:
         path.unlink()
         raise ModelFileError(f"{file} arrived damaged from {repo}: {problem}. It was removed; pull it again.")
-    return check_model_file(path)
+    return check_model_file(path, "Pull another file of the repository, one that ends with .gguf.")
 
 
 def _difference(path: Path, size: int | None, etag: str | None) -> str | None:
@@ -166,30 +184,52 @@ def quantize(
 ) -> None:
     """Convert `source` to another GGUF type. `target` appears whole or not at all.
 
-    `metadata` is added to the file's own. With `progress`, llama.cpp's own line for every tensor is shown on
-    stderr.
+    Raises ModelFileError, before the conversion if it can be known by then. `metadata` is added to the file's
+    own. With `progress`, llama.cpp's own line for every tensor is shown on stderr.
     """
     import llama_cpp
 
     file_type = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type_name.upper()}", None)
     if not isinstance(file_type, int):
         raise ModelFileError(f"Unknown model type {type_name!r}; common ones are Q4_0, Q8_0, Q4_K_M and F16.")
-    check_model_file(source)
+    check_model_file(source, "Give the path of a GGUF file.")
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type
     params.allow_requantize = True
     overrides = _overrides(metadata or {})
     params.kv_overrides = overrides
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     logging.getLogger("llama-cpp-python").setLevel(logging.INFO if progress else logging.ERROR)
-    status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(partial), ctypes.byref(params))
-    if status != 0:
-        partial.unlink(missing_ok=True)
+    with _partial_file(target) as partial:
+        paths = os.fsencode(source), os.fsencode(partial)
+        status = llama_cpp.llama_model_quantize(*paths, ctypes.byref(params))
+        if status != 0:
+            raise ModelFileError(
+                f"{source} could not be converted to {type_name}: llama.cpp gave status {status}, and its "
+                f"reason above. Check that the file is whole and that {target.parent.absolute()} has space."
+            )
+
+
+@contextlib.contextmanager
+def _partial_file(target: Path) -> Iterator[Path]:
+    """A new file beside `target` that takes its place in the end, or is removed, by Ctrl-C too."""
+    partial = target.parent / f"{target.name}.{os.getpid()}.partial"
+    try:
+        if target.is_dir():
+            raise ModelFileError(
+                f"{target} is a folder. Name the file to write, such as {target / 'out.gguf'}."
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        try:
+            with ctrl_c_exits(partial.unlink):
+                yield partial
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
         raise ModelFileError(
-            f"{source} could not be converted to {type_name}: llama.cpp gave status {status}."
-        )
-    partial.replace(target)
+            f"{target} cannot be written: {error.strerror}. Choose another place for it."
+        ) from error
 
 
 def _overrides(metadata: Mapping[str, float]) -> ctypes.Array[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -13,10 +13,16 @@ from worker.answer import Answer, PlainReader
 from worker.chat import prepare
 from worker.chat_handler import ChatHandler
 from worker.chat_template import ChatTemplate
-from worker.cpu_variants import loaded_variant
+from worker.cpu_variants import finds_gpu, loaded_variant
 from worker.llama import BatchedLlama
 from worker.messages import with_system_prompt
-from worker.models import ModelFileError, check_model_file, recommended_sampling, slow_type_notice
+from worker.models import (
+    LOCAL_ADVICE,
+    ModelFileError,
+    check_model_file,
+    recommended_sampling,
+    slow_type_notice,
+)
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -32,17 +38,18 @@ from worker.settings import WorkerSettings
 log = logging.getLogger("worker")
 
 
-def load_llama(settings: WorkerSettings) -> BatchedLlama:
-    """The model, loaded once. Raises ModelFileError with a sentence that says what to do."""
-    path = check_model_file(settings.model_path)
+def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedLlama:
+    """The model, loaded once. Raises ModelFileError, with `advice` where another file is needed."""
+    path = check_model_file(settings.model_path, advice)
     started = time.perf_counter()
+    on_gpu = settings.n_gpu_layers != 0 and finds_gpu()
     try:
         llama = BatchedLlama(
             str(path),
             n_ctx=settings.llm_ctx,
             num_slots=settings.llm_slots,
             # A GPU's memory is not what MEM_MB speaks of.
-            memory_mb=settings.mem_mb if settings.n_gpu_layers == 0 else None,
+            memory_mb=None if on_gpu else settings.mem_mb,
             n_batch=settings.llm_n_batch,
             n_threads=settings.llm_threads,
             max_waiting=settings.llm_max_waiting,
@@ -54,7 +61,7 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
     except ValueError as error:
         raise ModelFileError(
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
-            f"version does not know. Copy it again or choose another with MODEL=PATH. ({error})"
+            f"version does not know ({error}). Copy it again, or choose another. {advice}"
         ) from error
     except MemoryError as error:
         raise ModelFileError(
@@ -70,15 +77,31 @@ def load_llama(settings: WorkerSettings) -> BatchedLlama:
         *(path.name, llama.num_slots, llama.context_length, loaded_variant()),
         *(loaded - started, time.perf_counter() - loaded),
     )
-    if settings.llm_slots and llama.num_slots < settings.llm_slots:
-        log.warning(
-            "MEM_MB=%d holds %d sequences of %d tokens beside the model, not the LLM_SLOTS=%d asked for. "
-            "Set LLM_SLOTS=%d, a smaller LLM_CTX, or more MEM_MB.",
-            *(settings.mem_mb, llama.num_slots, llama.context_length, settings.llm_slots, llama.num_slots),
-        )
-    if notice := slow_type_notice(path, llama.metadata):
+    for notice in notices(settings, llama, on_gpu):
         log.warning(notice)
     return llama
+
+
+def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iterator[str]:
+    """What is not as the settings ask for, or could be better, each with what to do."""
+    if settings.llm_slots and llama.num_slots < settings.llm_slots:
+        yield (
+            f"A memory of {settings.mem_mb} MiB holds {llama.num_slots} sequences of {llama.context_length} "
+            f"tokens beside the model, not the LLM_SLOTS={settings.llm_slots} asked for. Set "
+            f"LLM_SLOTS={llama.num_slots}, a smaller LLM_CTX, or more memory with MEM_MB."
+        )
+    if "llm_ctx" in settings.model_fields_set and llama.context_length < settings.llm_ctx:
+        yield (
+            f"LLM_CTX={settings.llm_ctx} is more than the model was trained for: a request has "
+            f"{llama.context_length} tokens. Set LLM_CTX={llama.context_length} or serve another model."
+        )
+    if settings.n_gpu_layers and not on_gpu:
+        yield (
+            f"N_GPU_LAYERS={settings.n_gpu_layers} has no effect: this llama.cpp finds no GPU. Reinstall "
+            "llama-cpp-python for yours (such as CMAKE_ARGS=-DGGML_CUDA=ON), or set N_GPU_LAYERS=0."
+        )
+    if slow_type := slow_type_notice(settings.model_path, llama.metadata):
+        yield slow_type
 
 
 def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:

@@ -12,7 +12,7 @@ import orjson
 from fastapi import Request, Response
 
 from gateway.context import Gateway
-from gateway.sse import EventStreamResponse, open_stream, unless_client_leaves
+from gateway.sse import EventStreamResponse, open_stream, unless_ended
 from gateway.telemetry import CompletionLog
 from gateway.translate import Collector, StreamEncoder
 from worker.protocol import Request as WorkerRequest
@@ -43,7 +43,7 @@ async def answer(request: Request, gateway: Gateway, asked: Asked) -> Response:
 async def collect(
     request: Request, gateway: Gateway, worker_request: WorkerRequest, num_choices: int
 ) -> Collector:
-    """All of the answer. A client that leaves aborts it."""
+    """All of the answer. A client that leaves aborts it, and so does a server that stops."""
     log = CompletionLog(worker_request.model)
     collector = Collector(num_choices)
 
@@ -53,20 +53,19 @@ async def collect(
                 collector.add(batch)
                 log.observe(batch)
 
-    await unless_client_leaves(request, read())
+    await unless_ended(request, gateway, read())
     collector.check_complete()
     return collector
 
 
 async def _answer_stream(request: Request, gateway: Gateway, asked: Asked) -> Response:
     """The stream opens once the worker has accepted, so that a refusal still has its status."""
-    batches = gateway.backend.chat(asked.request)
-    opened = await open_stream(request, batches, gateway.settings.first_event_seconds)
+    opened = await open_stream(request, gateway, gateway.backend.chat(asked.request))
     response = EventStreamResponse(
         opened,
         asked.encoder,
         asked.num_choices,
-        gateway.settings,
+        gateway,
         CompletionLog(asked.request.model).observe,
     )
     response.headers.update(ignored_header((*asked.ignored, *opened.ignored())))
