@@ -16,7 +16,7 @@ from gateway.limits import BodyLimit
 from gateway.routes import chat, completions, generate, models, ops
 from gateway.routes.answers import IGNORED_HEADER
 from gateway.settings import GatewaySettings, split_list
-from gateway.telemetry import RequestContext
+from gateway.telemetry import LastResort, RequestContext
 
 
 def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
@@ -29,7 +29,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         version="0.1.0",
         description="Any GGUF model behind the OpenAI API.",
         middleware=[
-            # Outside of all that answers errors: what lacks its headers, browsers do not show.
+            Middleware(RequestContext),
             Middleware(
                 CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
@@ -37,7 +37,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 allow_headers=["*"],
                 expose_headers=["x-request-id", IGNORED_HEADER],
             ),
-            Middleware(RequestContext),
+            Middleware(LastResort),  # inside of CORS, without whose headers browsers show no error
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],

@@ -46,7 +46,7 @@ def configure_logging(level: str, as_json: bool) -> None:
 
 
 class RequestContext:
-    """Gives each request an id and a log line, and answers what nothing else caught."""
+    """Gives each request an id and a log line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -74,10 +74,6 @@ class RequestContext:
                 await self._app(scope, receive, send_with_headers)
             except ClientLeft:
                 status = CLIENT_CLOSED_REQUEST
-            except Exception as error:  # The last place where a request can still be answered.
-                if status:
-                    raise
-                await from_exception(error).response()(scope, receive, send_with_headers)
             finally:
                 log.info(
                     "request",
@@ -86,6 +82,30 @@ class RequestContext:
                     status=status,
                     ms=_milliseconds(started),
                 )
+
+
+class LastResort:
+    """Answers what nothing else caught, where a request can still be answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientLeft:
+            raise
+        except Exception as error:
+            if started:
+                raise
+            await from_exception(error).response()(scope, receive, send)
 
 
 class CompletionLog:
