@@ -106,11 +106,10 @@ def test_an_unknown_type_is_refused_by_name(tmp_path: Path) -> None:
         quantize(default_model(), tmp_path / "out.gguf", "Q3_NEW")
 
 
-def test_a_worker_on_modal_is_told_how_a_model_comes_to_the_volume(tmp_path: Path) -> None:
+def test_what_to_do_about_a_missing_model_is_said_by_who_loads_it(tmp_path: Path) -> None:
     settings = WorkerSettings(model_path=tmp_path / "none.gguf")
-    with pytest.raises(ModelFileError, match="modal volume put gguf-models") as raised:
-        load_llama(settings)
-    assert "--model" not in str(raised.value)
+    with pytest.raises(ModelFileError, match=r"No model file at .* Put one on the Volume\.$"):
+        load_llama(settings, "Put one on the Volume.")
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
