@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from worker.grammar.gbnf import Grammar, either, literal
+from worker.grammar.gbnf import Exhausted, Grammar, either, literal
 from worker.grammar.numbers import decimals, integers
 from worker.grammar.pattern import UnsupportedPattern, pattern_rule
 from worker.grammar.schema_algebra import (
@@ -24,7 +24,6 @@ from worker.grammar.schema_algebra import (
 )
 
 MAX_DEPTH = 64
-MAX_RULES_TEXT = 400_000
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _KEYWORDS_OF = {
@@ -78,13 +77,16 @@ class SchemaGrammar:
     def __init__(self, grammar: Grammar, document: Mapping[str, Any], *, lenient: bool = False) -> None:
         self._grammar, self._document, self._lenient = grammar, document, lenient
         self._references: dict[str, str] = {}
+        self._patterns: dict[str, str] = {}
         self._depth = 0
 
     def root(self) -> str:
-        expression = self.value(self._document, "")
-        if len(self._grammar.text(expression)) > MAX_RULES_TEXT:
-            raise SchemaError("", "it is too large to be enforced")
-        return expression
+        try:
+            return self.value(self._document, "")
+        except Exhausted as error:
+            raise SchemaError(
+                "", "it is too large to be enforced; leave out or shorten parts of it"
+            ) from error
 
     def value(self, schema: Any, at: str) -> str:
         """An expression for the values that `schema` allows; `at` is its place, for messages and names."""
@@ -312,7 +314,7 @@ class SchemaGrammar:
         if pattern is not None:
             return self._pattern(pattern, at)
         if format_ in _FORMATS:
-            return pattern_rule(self._grammar, _FORMATS[format_])
+            return self._pattern(_FORMATS[format_], at)
         if format_ is not None and not self._lenient:
             known = ", ".join(sorted(_FORMATS))
             raise SchemaError(at, f"the format {format_!r} cannot be enforced; these can: {known}")
@@ -322,8 +324,12 @@ class SchemaGrammar:
         return self._grammar.add("string", f'"\\"" {repeated} "\\""')
 
     def _pattern(self, pattern: Any, at: str) -> str:
+        if not isinstance(pattern, str):
+            raise SchemaError(at, "'pattern' should be a string")
         try:
-            return pattern_rule(self._grammar, str(pattern))
+            if pattern not in self._patterns:
+                self._patterns[pattern] = pattern_rule(self._grammar, pattern)
+            return self._patterns[pattern]
         except UnsupportedPattern as error:
             if self._lenient:
                 return self._grammar.primitive("string")
