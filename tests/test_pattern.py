@@ -210,7 +210,7 @@ def test_what_a_grammar_cannot_hold_is_refused_by_name(pattern: str, message: st
 
 def test_many_patterns_share_one_budget() -> None:
     grammar = Grammar()
-    grammar.steps = Budget(3500)
+    grammar.pattern_steps = Budget(3500)
     pattern_rule(grammar, "^a{200}$")
     with pytest.raises(UnsupportedPattern, match="too large"):
         pattern_rule(grammar, "^a{201}$")

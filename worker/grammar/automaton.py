@@ -18,7 +18,7 @@ MAX_POSITIONS = 10_000
 MAX_STATES = 5_000
 
 
-class TooComplex(ValueError):
+class TooComplex(Exception):
     """The automaton would have more positions or states than anyone should have to wait for."""
 
 

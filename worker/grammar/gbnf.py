@@ -10,7 +10,7 @@ _MAX_REPEAT = 1000
 _BLOCK = 500
 
 MAX_CHARACTERS = 400_000
-MAX_STEPS = 400_000
+MAX_STEPS = 250_000
 
 # One code point of a JSON string. Escapes of surrogates are left out, so that every string is valid
 # Unicode and has as many characters as it has `char`s.
@@ -38,7 +38,7 @@ _PRIMITIVES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-class Exhausted(ValueError):
+class Exhausted(Exception):
     """A budget is spent."""
 
 
@@ -57,11 +57,13 @@ class Budget:
 class Grammar:
     """Rules under construction. Expressions are strings that stand wherever one symbol may.
 
-    `steps` is the work that may go into them; adding to them raises Exhausted where the text gets too long.
+    The budgets are the work that may go into schemas and into patterns; adding a rule raises Exhausted where
+    the text gets too long.
     """
 
     def __init__(self) -> None:
-        self.steps = Budget(MAX_STEPS)
+        self.schema_steps = Budget(MAX_STEPS)
+        self.pattern_steps = Budget(MAX_STEPS)
         self._characters = Budget(MAX_CHARACTERS)
         self._names: dict[str, int] = {}
         self._rules: dict[str, str] = {}

@@ -59,8 +59,8 @@ def pattern_rule(grammar: Grammar, pattern: str) -> str:
     """
     before, nodes = _split(_parsed(pattern))
     try:
-        automaton = _automaton(nodes, grammar.steps)
-        check_cost(automaton, grammar.steps)
+        automaton = _automaton(nodes, grammar.pattern_steps)
+        check_cost(automaton, grammar.pattern_steps)
     except (TooComplex, Exhausted) as error:
         raise UnsupportedPattern(
             "it is too large or too ambiguous; use smaller counts such as '{0,50}', fewer parts that may be "
