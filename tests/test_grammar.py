@@ -83,6 +83,16 @@ CASES: dict[str, tuple[Schema, list[Any], list[str]]] = {
         [{}, {"a": None}, {"c": None}, {"a": None, "c": None}, {"a": None, "b": None, "c": None}],
         ['{"a": null,}', '{,"a": null}', '{"a": null "b": null}'],
     ),
+    "some optional": (
+        {
+            "type": "object",
+            "properties": {name: {"type": "null"} for name in "abcd"},
+            "required": ["b", "d"],
+            "additionalProperties": False,
+        },
+        [{"b": None, "d": None}, {"a": None, "b": None, "d": None}, dict.fromkeys("abcd")],
+        ['{"b": null}', '{"a": null, "d": null}', '{"b": null, "c": null}', "{}", '{"d": null}'],
+    ),
     "recursion": (
         TREE,
         [{"value": 1, "next": None}, {"value": 1, "next": {"value": -2, "next": None}}],

@@ -253,18 +253,15 @@ class SchemaGrammar:
             value = self._value(schema, f"{at}/properties/{name}")
             key = literal(json.dumps(name, ensure_ascii=False))
             members.append((self._grammar.add(name, f'{key} ":" {ws} {value}'), name in required))
-        # `after`: a member stands before this point; `first`: none does yet.
-        after, first = '""', '""'
-        for index, (member, is_required) in reversed(list(enumerate(members))):
-            if is_required:
-                first = f"{member} {after}"
-                after = f'"," {ws} {member} {after}'
-            else:
-                first = f"({member} {after} | {first})"
-                after = f'("," {ws} {member})? {after}'
-            if index:
-                after = self._grammar.add("members", after)
-        return self._grammar.add("object", f'"{{" {ws} ({first}) {ws} "}}"')
+        # `some`: one of the members from here on, and what may follow it. They have the comma before them in
+        # common, because llama.cpp would look for white space once behind each comma that there is.
+        some, needed = "", False
+        for member, is_required in reversed(members):
+            more = "" if not some else f'"," {ws} {some}' if needed else f'("," {ws} {some})?'
+            others = f" | {some}" if some and not is_required else ""
+            some = self._grammar.add("members", f"{member} {more}{others}")
+            needed = needed or is_required
+        return self._grammar.add("object", f'"{{" {ws} {some}{"" if needed else "?"} {ws} "}}"')
 
     def _map(self, value: str, at: str) -> str:
         ws, string = self._grammar.primitive("ws"), self._grammar.primitive("string")
