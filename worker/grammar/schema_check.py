@@ -20,14 +20,15 @@ _COUNT = f"a whole number from 0 to {MAX_COUNT}"
 
 def check(document: Mapping[str, Any]) -> None:
     """Raises SchemaError for a part that is no schema, or that refers to itself and says nothing else."""
-    _check_nesting(document)
+    check_nesting(document)
     _check_strings(document)
     walk = _Walk(document)
     walk.check()
     walk.check_circles()
 
 
-def _check_nesting(document: Any) -> None:
+def check_nesting(document: Any) -> None:
+    """Raises SchemaError for what a template or JSON's own writer would give up on."""
     level, nesting = [document], 0
     while level := [child for value in level for child in _children(value)]:
         nesting += 1
