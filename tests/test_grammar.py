@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -82,6 +83,16 @@ CASES: dict[str, tuple[Schema, list[Any], list[str]]] = {
         [{}, {"a": None}, {"c": None}, {"a": None, "c": None}, {"a": None, "b": None, "c": None}],
         ['{"a": null,}', '{,"a": null}', '{"a": null "b": null}'],
     ),
+    "some optional": (
+        {
+            "type": "object",
+            "properties": {name: {"type": "null"} for name in "abcd"},
+            "required": ["b", "d"],
+            "additionalProperties": False,
+        },
+        [{"b": None, "d": None}, {"a": None, "b": None, "d": None}, dict.fromkeys("abcd")],
+        ['{"b": null}', '{"a": null, "d": null}', '{"b": null, "c": null}', "{}", '{"d": null}'],
+    ),
     "recursion": (
         TREE,
         [{"value": 1, "next": None}, {"value": 1, "next": {"value": -2, "next": None}}],
@@ -116,6 +127,28 @@ CASES: dict[str, tuple[Schema, list[Any], list[str]]] = {
         {"allOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]},
         ["b"],
         ['"a"', '"c"'],
+    ),
+    "one of each": (
+        {"allOf": [{"anyOf": [{"type": "string"}, {"type": "null"}]}, {"anyOf": [{"enum": [None, 1]}]}]},
+        [None],
+        ['"a"', "1"],
+    ),
+    "labelled constants": (
+        {"oneOf": [{"const": number, "title": f"Number {number}"} for number in range(300)]},
+        [0, 299],
+        ["300"],
+    ),
+    "enum, 1 and 1.0": ({"allOf": [{"enum": [1, 2]}, {"enum": [1.0, True]}]}, [1], ["2", "true"]),
+    "references, merged and recursive": (
+        {
+            "$defs": {
+                "A": {"properties": {"x": {"$ref": "#/$defs/A"}}, "type": "object"},
+                "B": {"properties": {"x": {"$ref": "#/$defs/B"}}, "type": "object"},
+            },
+            "allOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}],
+        },
+        [{}, {"x": {"x": {}}}],
+        ['{"x": 1}'],
     ),
     "integers": (
         {"type": "integer", "exclusiveMinimum": -13, "maximum": 105},
@@ -175,6 +208,13 @@ def test_whatever_the_grammar_writes_is_valid(name: str) -> None:
         jsonschema.validate(value, schema, format_checker=jsonschema.FormatChecker())
 
 
+def test_exclusive_bounds_may_be_written_as_draft_4_did() -> None:
+    parts: list[Schema] = [{"maximum": 9, "exclusiveMaximum": True}, {"exclusiveMaximum": 5}]
+    checker = GrammarChecker(compiled({"type": "integer", "allOf": parts}))
+    assert checker.accepts("4")
+    assert not checker.accepts("5")
+
+
 def test_properties_come_in_the_schemas_order() -> None:
     checker = GrammarChecker(compiled(properties(b={"type": "null"}, a={"type": "null"})))
     assert checker.accepts('{"b": null, "a": null}')
@@ -223,8 +263,79 @@ UNENFORCEABLE: dict[str, tuple[Schema, str]] = {
         {"additionalProperties": False, "required": ["a"]},
         "required but not allowed",
     ),
-    "not an object": ({"properties": {"a": 3}}, "a schema should be an object"),
+    "not an object": ({"properties": {"a": 3}}, "at '/properties/a', a schema should be an object"),
+    "pattern, too ambiguous": ({"pattern": "^((a?){1000}){1000}$"}, "too large or too ambiguous"),
+    "reference to itself": ({"$ref": "#"}, "at its root, its '$ref' leads back to itself"),
+    "references in a circle": (
+        properties(x={"$ref": "#/$defs/a"})
+        | {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}},
+        "at '/$defs/a', its '$ref' leads back to itself",
+    ),
+    "two that are the same and recursive": (
+        {
+            "$defs": {"a": properties(x={"$ref": "#/$defs/a"})},
+            "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}],
+        },
+        "'oneOf' cannot be enforced where branches overlap",
+    ),
+    "true and 1": ({"const": 1, "enum": [True]}, "no value of 'enum' and 'const'"),
+    "false and 0": ({"allOf": [{"enum": [False]}, {"enum": [0]}]}, "no value of 'enum' and 'const'"),
+    "true and 1, nested": (
+        {"allOf": [properties(a={"const": 1}), properties(a={"const": True})]},
+        "two different values of 'const'",
+    ),
 }
+
+
+# Values that JSON Schema does not allow a keyword to have, with the place that is to blame.
+MALFORMED: list[tuple[Schema, str]] = [
+    ({"required": [5]}, "at its root, 'required' should be a list of strings"),
+    ({"required": [[]]}, "'required'"),
+    ({"required": [{}]}, "'required'"),
+    ({"type": "array", "uniqueItems": True, "maxItems": "a"}, "'maxItems' should be a whole number"),
+    ({"type": "array", "uniqueItems": True, "maxItems": None}, "'maxItems'"),
+    ({"const": 1, "enum": 5}, "'enum' should be a list"),
+    ({"enum": []}, "'enum' should be a list that is not empty"),
+    ({"format": []}, "'format' should be a string"),
+    ({"format": {}}, "'format'"),
+    ({"pattern": 5}, "'pattern' should be a string"),
+    ({"minimum": float("inf")}, "'minimum' should be a finite number"),
+    ({"exclusiveMaximum": "3"}, "'exclusiveMaximum'"),
+    ({"maxLength": -1}, "'maxLength'"),
+    ({"const": float("inf")}, "'const' should be JSON"),
+    ({"enum": [{"a": [float("nan")]}]}, "'enum' should be a list that is not empty, of JSON"),
+    ({"allOf": [{"required": 5}, {"required": ["a"]}]}, "at '/allOf/0', 'required'"),
+    ({"allOf": [{"properties": {}}, {"properties": 5}]}, "at '/allOf/1', 'properties' should be an object"),
+    ({"allOf": [{"minimum": 1}, {"minimum": "a"}]}, "at '/allOf/1', 'minimum'"),
+    ({"allOf": [{"enum": [1]}, {"enum": 5}]}, "at '/allOf/1', 'enum'"),
+    ({"allOf": [properties(a={}), {"properties": [1]}]}, "at '/allOf/1', 'properties'"),
+    ({"allOf": {}}, "'allOf' should be a list of schemas"),
+    ({"oneOf": [{"enum": 5}, {"enum": [1]}]}, "at '/oneOf/0', 'enum'"),
+    ({"oneOf": [{"required": 5}, {"required": 5}]}, "'required'"),
+    ({"oneOf": [{"required": [[]]}, {}]}, "at '/oneOf/0', 'required'"),
+    ({"oneOf": [{"type": [[]]}, {"type": "null"}]}, "at '/oneOf/0', 'type' should be among"),
+    ({"oneOf": [{"properties": ["a"]}, {}]}, "at '/oneOf/0', 'properties'"),
+    ({"anyOf": [5]}, "at '/anyOf/0', a schema should be an object"),
+    ({"items": 5}, "at '/items', a schema should be an object"),
+    ({"items": [{"type": 5}]}, "at '/items/0', 'type'"),
+    ({"prefixItems": {}}, "'prefixItems' should be a list"),
+    ({"additionalProperties": []}, "at '/additionalProperties', a schema"),
+    (properties(a={"$ref": "#/$defs/A"}) | {"$defs": {"A": {"type": "x"}}}, "at '/$defs/A', 'type'"),
+    ({"$ref": "#/anyOf/" + "9" * 5000, "anyOf": [{}]}, "which is not there"),
+    ({"$ref": 5}, "'$ref' can only point"),
+    ({"const": ["\ud800"]}, "a surrogate that is not half of a pair"),
+    ({"properties": {"\ud800": {}}}, "a surrogate"),
+]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize(("schema", "message"), MALFORMED)
+def test_a_keyword_of_the_wrong_shape_is_refused_by_name_and_place(
+    schema: Schema, message: str, lenient: bool
+) -> None:
+    with pytest.raises(SchemaError) as refused:
+        compiled(schema, lenient=lenient)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("name", UNENFORCEABLE)
@@ -241,6 +352,56 @@ def test_depth_is_limited() -> None:
         schema = {"type": "array", "items": schema}
     with pytest.raises(SchemaError, match="deeper"):
         compiled(schema)
+
+
+def nested(depth: int, wrap: Callable[[Any], Schema]) -> Schema:
+    schema: Any = {"type": "null"}
+    for _ in range(depth):
+        schema = wrap(schema)
+    return dict(schema)
+
+
+def test_the_deepest_schemas_that_are_allowed_stay_within_pythons_limit() -> None:
+    assert compiled(nested(60, lambda inner: properties(a=inner)))
+    assert compiled(nested(30, lambda inner: {"anyOf": [{"allOf": [inner, {"title": "t"}]}, True]}))
+    with pytest.raises(SchemaError, match="deeper"):
+        compiled({"default": nested(200, lambda inner: {"a": inner})})
+
+
+def chain(length: int, *beside: Schema) -> Schema:
+    """Objects with a property for each of `beside`, and in each of those the next object."""
+    definitions: Schema = {f"d{length}": {"type": "object"}}
+    for number in range(length):
+        parts = [{"$ref": f"#/$defs/d{number + 1}"} | more for more in beside]
+        definitions[f"d{number}"] = properties(**{f"p{index}": part for index, part in enumerate(parts)})
+    return {"$defs": definitions, "$ref": "#/$defs/d0"}
+
+
+def test_what_occurs_many_times_is_compiled_once() -> None:
+    twice = compiled(chain(15, {"type": "object"}, {"type": "object"}))
+    assert len(twice) < 2 * len(compiled(chain(15, {"type": "object"})))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{"anyOf": [{"properties": {f"{name}{n}": {}}} for name in "ab"]} for n in range(20)]},
+        {"enum": [f"value {number}" for number in range(40_000)]},
+        {"type": "object", "properties": {f"p{number}": {"type": "null"} for number in range(10_000)}},
+        {"oneOf": [properties(a={"const": number}) for number in range(1_000)]},
+        {"anyOf": [{"type": "string", "pattern": f"^a{{1000}}{number}$"} for number in range(200)]},
+    ],
+)
+def test_a_schema_that_grows_without_end_is_refused(schema: Schema) -> None:
+    with pytest.raises(SchemaError, match="too large"):
+        compiled(schema)
+
+
+def test_many_large_patterns_are_only_strings_where_that_is_allowed() -> None:
+    ambiguous = {f"p{number}": {"pattern": f"^(a?){{{900 + number}}}$"} for number in range(100)}
+    with pytest.raises(SchemaError, match="at '/properties/p0', 'pattern' cannot be enforced"):
+        compiled({"properties": ambiguous})
+    assert compiled({"properties": ambiguous}, lenient=True).count("ws string\n") == 100
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,46 @@ def test_only_strict_tools_insist_on_every_constraint(strict: bool, refused: boo
     assert error.value.param == "tools"
 
 
+@pytest.mark.parametrize("required", [False, True])
+def test_a_strict_tool_that_cannot_be_enforced_is_refused_whether_a_call_is_forced_or_not(
+    required: bool,
+) -> None:
+    odd = Tool("f", None, {"type": "object", "properties": {"a": {"not": {}}}}, strict=True)
+    with pytest.raises(InvalidRequest, match="'f' cannot be enforced: at '/properties/a', 'not'"):
+        prepare(request(tool_use=ToolUse((CLOCK, odd), required=required)), template(NATIVE), "")
+
+
+def test_tools_that_are_not_strict_are_not_looked_at_unless_a_call_is_forced() -> None:
+    odd = Tool("f", None, {"type": "object", "properties": {"a": {"pattern": 5}}})
+    assert prepare(request(tool_use=ToolUse((odd,))), template(NATIVE), "").grammar is None
+
+
+@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize("source", [NATIVE, MESSAGES])
+@pytest.mark.parametrize("given", ["string", ["array"], 5, [[]]])
+def test_parameters_that_are_no_object_are_refused(required: bool, source: str, given: Any) -> None:
+    odd = Tool("f", None, {"type": given})
+    with pytest.raises(InvalidRequest, match="'f' should be a JSON Schema of type 'object'") as error:
+        prepare(request(tool_use=ToolUse((odd,), required=required)), template(source), "")
+    assert (error.value.param, error.value.code) == ("tools", "invalid_function_parameters")
+
+
+def test_parameters_that_nest_too_deeply_are_refused_before_a_template_sees_them() -> None:
+    schema: Any = {"type": "null"}
+    for _ in range(900):
+        schema = {"type": "array", "items": schema}
+    odd = Tool("f", None, {"type": "object", "properties": {"a": schema}})
+    with pytest.raises(InvalidRequest, match="'f' cannot be used: at its root, its arrays and objects nest"):
+        prepare(request(tool_use=ToolUse((odd,))), template(NATIVE), "")
+
+
+def test_arguments_are_an_object_even_where_null_is_allowed() -> None:
+    odd = Tool("f", None, {"type": ["object", "null"]})
+    grammar = checker(request(tool_use=ToolUse((odd,), required=True)), NATIVE)
+    assert grammar.accepts('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>')
+    assert not grammar.accepts('<tool_call>\n{"name": "f", "arguments": null}\n</tool_call>')
+
+
 def test_a_schema_that_cannot_be_enforced_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="'not' cannot be enforced") as error:
         checker(request(response_format=ResponseFormat({"not": {}})))

@@ -27,7 +27,7 @@ from worker.protocol import (
     ToolCallDelta,
     ToolUse,
 )
-from worker.tools.offer import call_format, calls_rule, definition, instructions
+from worker.tools.offer import call_format, calls_rule, check_strict, definition, instructions
 from worker.tools.parser import CallArguments, CallEnded, CallStarted, Content, Part, ToolCallParser
 
 # Thinking comes before anything that a grammar holds the answer to.
@@ -109,10 +109,10 @@ def _format_instructions(form: ResponseFormat) -> str:
 def _grammar(request: ChatRequest, template: ChatTemplate, prompt: str) -> str | None:
     """What the answer may be; None where it may be anything."""
     use, form = request.tool_use, request.response_format
-    if request.grammar is not None:
-        return request.grammar
     if form is None and not (use and use.required):
-        return None
+        if use is not None:
+            check_strict(use)
+        return request.grammar
     grammar = Grammar()
     allowed = []
     if use is not None:

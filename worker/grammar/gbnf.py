@@ -9,6 +9,9 @@ from collections.abc import Iterable
 _MAX_REPEAT = 1000
 _BLOCK = 500
 
+MAX_CHARACTERS = 400_000
+MAX_STEPS = 250_000
+
 # One code point of a JSON string. Escapes of surrogates are left out, so that every string is valid
 # Unicode and has as many characters as it has `char`s.
 _CHAR = (
@@ -35,10 +38,34 @@ _PRIMITIVES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+class Exhausted(Exception):
+    """A budget is spent."""
+
+
+class Budget:
+    """How much of something there may be in all, so that a short request cannot take minutes."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def spend(self, amount: int) -> None:
+        self._left -= amount
+        if self._left < 0:
+            raise Exhausted
+
+
 class Grammar:
-    """Rules under construction. Expressions are strings that stand wherever one symbol may."""
+    """Rules under construction. Expressions are strings that stand wherever one symbol may.
+
+    The budgets are the work that may go into schemas and into patterns; adding a rule raises Exhausted where
+    the text gets too long.
+    """
 
     def __init__(self) -> None:
+        self.schema_steps = Budget(MAX_STEPS)
+        self.pattern_steps = Budget(MAX_STEPS)
+        self._characters = Budget(MAX_CHARACTERS)
+        self._names: dict[str, int] = {}
         self._rules: dict[str, str] = {}
 
     def primitive(self, name: str) -> str:
@@ -53,14 +80,12 @@ class Grammar:
     def reserve(self, hint: str) -> str:
         """An unused name, for a rule that may refer to itself; `define` it later."""
         base = re.sub(r"[^a-zA-Z0-9]+", "-", hint).strip("-")[:40] or "rule"
-        name, count = f"{base}-0", 0
-        while name in self._rules:
-            count += 1
-            name = f"{base}-{count}"
-        self._rules[name] = ""
-        return name
+        count = self._names.get(base, 0)
+        self._names[base] = count + 1
+        return f"{base}-{count}"
 
     def define(self, name: str, body: str) -> str:
+        self._characters.spend(len(name) + len(body))
         self._rules[name] = body
         return name
 

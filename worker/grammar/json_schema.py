@@ -7,26 +7,29 @@ order, and objects that declare properties get no others.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from worker.grammar.gbnf import Grammar, either, literal
+from worker.grammar.gbnf import Exhausted, Grammar, either, literal
 from worker.grammar.numbers import decimals, integers
 from worker.grammar.pattern import UnsupportedPattern, pattern_rule
 from worker.grammar.schema_algebra import (
     ASSERTIONS,
+    TYPES,
     SchemaError,
     Unsatisfiable,
-    disjoint,
+    all_disjoint,
+    common,
     is_type,
     merge,
     resolve,
+    text,
 )
+from worker.grammar.schema_check import check
 
 MAX_DEPTH = 64
-MAX_RULES_TEXT = 400_000
+_STEPS = 20  # of the grammar's budget, for each schema
 
-_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _KEYWORDS_OF = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
@@ -70,50 +73,52 @@ _FORMATS = {
 
 
 class SchemaGrammar:
-    """Compiles the parts of one schema document into `grammar`.
+    """Compiles one schema document into `grammar`.
 
     `lenient` drops constraints that a grammar cannot hold instead of raising SchemaError.
     """
 
     def __init__(self, grammar: Grammar, document: Mapping[str, Any], *, lenient: bool = False) -> None:
         self._grammar, self._document, self._lenient = grammar, document, lenient
-        self._references: dict[str, str] = {}
+        self._rules: dict[str, str] = {}
+        self._patterns: dict[str, str] = {}
         self._depth = 0
 
     def root(self) -> str:
-        expression = self.value(self._document, "")
-        if len(self._grammar.text(expression)) > MAX_RULES_TEXT:
-            raise SchemaError("", "it is too large to be enforced")
-        return expression
+        check(self._document)
+        try:
+            return self._grammar.add("schema", self._value(self._document, ""))
+        except Exhausted as error:
+            raise SchemaError(
+                "", "it is too large to be enforced; leave out or shorten parts of it"
+            ) from error
 
-    def value(self, schema: Any, at: str) -> str:
+    def _value(self, schema: Any, at: str) -> str:
         """An expression for the values that `schema` allows; `at` is its place, for messages and names."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise SchemaError(at, f"it nests deeper than {MAX_DEPTH} levels")
+        self._grammar.schema_steps.spend(_STEPS)
         try:
-            return self._value(schema, at)
+            return self._expression(schema, at)
         finally:
             self._depth -= 1
 
-    def _value(self, schema: Any, at: str) -> str:
+    def _expression(self, schema: Any, at: str) -> str:
         if schema is True:
             return self._grammar.primitive("value")
-        if not isinstance(schema, Mapping):
-            raise SchemaError(
-                at, "a schema should be an object" if schema is not False else "nothing is allowed"
-            )
+        if schema is False:
+            raise SchemaError(at, "nothing is allowed")
         schema = self._assertions(schema, at)
-        if "$ref" in schema:
-            return self._reference(schema, at)
-        if "allOf" in schema:
-            return self._value(self._flat(schema, at), at)
+        # Before `allOf`, which keeps all but one of these where its parts have several.
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 return self._branches(schema, keyword, at)
+        if "$ref" in schema or "allOf" in schema:
+            return self._shared(schema, at)
         if "const" in schema or "enum" in schema:
             return self._constants(schema, at)
-        types = _types_of(schema, at)
+        types = _types_of(schema)
         if types is None:
             return self._grammar.primitive("value")
         return either(self._typed(schema, kind, at) for kind in types)
@@ -128,84 +133,89 @@ class SchemaGrammar:
                 single = keyword == "uniqueItems" and schema.get("maxItems", 2) <= 1
                 if not (self._lenient or single or _multiple_of_one(schema, keyword)):
                     raise SchemaError(at, f"'{keyword}' cannot be enforced by a grammar")
-        return kept
+        return _with_exclusive_bounds(kept)
 
-    def _reference(self, schema: Mapping[str, Any], at: str) -> str:
-        reference = schema["$ref"]
-        target = resolve(self._document, reference, at)
-        siblings = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
-        if siblings:
-            return self._value(self._merge(siblings, target, at), at)
-        if reference not in self._references:
-            name = self._grammar.reserve(reference.rpartition("/")[2] or "root")
-            self._references[reference] = name
-            self._grammar.define(name, self.value(target, reference))
-        return self._references[reference]
+    def _shared(self, schema: Mapping[str, Any], at: str) -> str:
+        """One rule for every place with the same reference and the same keywords beside it."""
+        key = text(schema)
+        self._grammar.schema_steps.spend(len(key) // 100)
+        if key not in self._rules:
+            reference = schema.get("$ref", "")
+            self._rules[key] = name = self._grammar.reserve(reference.rpartition("/")[2] or "all")
+            try:
+                if len(schema) == 1 and reference:
+                    body = self._value(resolve(self._document, reference, at), reference)
+                else:
+                    body = self._value(self._flat(schema, at), at)
+            except SchemaError:
+                self._forget(key)
+                raise
+            self._grammar.define(name, body)
+        return self._rules[key]
+
+    def _forget(self, key: str) -> None:
+        """A rule that failed, and those made since, which may refer to it."""
+        while self._rules.popitem()[0] != key:
+            pass
 
     def _merge(self, one: Mapping[str, Any], other: Any, at: str) -> dict[str, Any]:
-        if not isinstance(other, Mapping):
-            if other is True:
+        if isinstance(other, bool):
+            if other:
                 return dict(one)
-            raise SchemaError(at, "a schema should be an object")
+            raise SchemaError(at, "nothing is allowed")
+        self._grammar.schema_steps.spend(len(one) + len(other))
         return merge(one, self._assertions(other, at), at)
 
     def _flat(self, schema: Mapping[str, Any], at: str) -> dict[str, Any]:
-        """`schema` with its `allOf` parts merged into it."""
-        merged = {keyword: value for keyword, value in schema.items() if keyword != "allOf"}
-        for part in _list(schema, "allOf", at):
+        """`schema` with what it refers to, and with its `allOf` parts, merged into it."""
+        merged: dict[str, Any] = dict(self._inlined(schema, at))
+        for part in merged.pop("allOf", []):
             merged = self._merge(merged, self._inlined(part, at), at)
         return merged
 
     def _inlined(self, schema: Any, at: str) -> Any:
-        """What a `$ref` stands for, so that it can be merged with others."""
-        for _ in range(MAX_DEPTH):
-            if not isinstance(schema, Mapping) or "$ref" not in schema:
-                return schema
+        """With what its `$ref` stands for in its place, so that it can be merged with others."""
+        while isinstance(schema, Mapping) and "$ref" in schema:
             siblings = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
             schema = self._merge(
                 self._assertions(siblings, at), resolve(self._document, schema["$ref"], at), at
             )
-        raise SchemaError(at, "its '$ref' refers to itself")
+        return schema
 
     def _branches(self, schema: Mapping[str, Any], keyword: str, at: str) -> str:
         rest = {name: value for name, value in schema.items() if name != keyword}
-        branches = _list(schema, keyword, at)
+        branches = schema[keyword]
         if keyword == "oneOf" and not self._lenient:
             self._check_exclusive(branches, at)
         if not rest:
-            return either(self.value(branch, f"{at}/{keyword}/{i}") for i, branch in enumerate(branches))
+            return either(self._value(branch, f"{at}/{keyword}/{i}") for i, branch in enumerate(branches))
         expressions = []
         for i, branch in enumerate(branches):
             try:
                 merged = self._merge(rest, self._inlined(branch, at), at)
-                expressions.append(self.value(merged, f"{at}/{keyword}/{i}"))
+                expressions.append(self._value(merged, f"{at}/{keyword}/{i}"))
             except Unsatisfiable:
                 continue
         if not expressions:
-            raise SchemaError(at, f"no branch of '{keyword}' can be satisfied")
+            raise Unsatisfiable(at, f"no branch of '{keyword}' can be satisfied")
         return either(expressions)
 
     def _check_exclusive(self, branches: list[Any], at: str) -> None:
         flat = [self._inlined(branch, at) for branch in branches]
-        for i, one in enumerate(flat):
-            for other in flat[:i]:
-                if not disjoint(one, other, lambda schema: self._inlined(schema, at)):
-                    raise SchemaError(
-                        at,
-                        "'oneOf' cannot be enforced where branches overlap; use 'anyOf'",
-                    )
+        if not all_disjoint(flat, lambda schema: self._inlined(schema, at), self._grammar.schema_steps):
+            raise SchemaError(at, "'oneOf' cannot be enforced where branches overlap; use 'anyOf'")
 
     def _constants(self, schema: Mapping[str, Any], at: str) -> str:
-        values = [schema["const"]] if "const" in schema else _list(schema, "enum", at)
-        if "const" in schema and "enum" in schema:
-            values = [value for value in values if value in schema["enum"]]
+        values = schema["enum"] if "enum" in schema else [schema["const"]]
+        if "const" in schema:
+            values = common([schema["const"]], values)
         others = set(schema) - {"const", "enum", "type"}
         if others and not self._lenient:
             raise SchemaError(at, f"'{min(others)}' cannot be enforced beside 'enum' or 'const'")
-        allowed = _type_names(schema, at) or _TYPES
+        allowed = _type_names(schema) or TYPES
         values = [value for value in values if any(is_type(value, kind) for kind in allowed)]
         if not values:
-            raise Unsatisfiable(at, "no value of 'enum' or 'const' has the given type")
+            raise Unsatisfiable(at, "no value of 'enum' and 'const' is allowed by both and by 'type'")
         return either(literal(json.dumps(value, ensure_ascii=False)) for value in values)
 
     def _typed(self, schema: Mapping[str, Any], kind: str, at: str) -> str:
@@ -222,12 +232,9 @@ class SchemaGrammar:
                 return self._grammar.primitive(kind)
 
     def _object(self, schema: Mapping[str, Any], at: str) -> str:
-        required = _list(schema, "required", at, allow_empty=True) if "required" in schema else []
+        required = dict.fromkeys(schema.get("required", []))
         additional = schema.get("additionalProperties", True)
-        declared = schema.get("properties", {})
-        if not isinstance(declared, Mapping):
-            raise SchemaError(at, "'properties' should be an object")
-        properties = dict(declared)
+        properties = dict(schema.get("properties", {}))
         for name in required:
             if additional is False and name not in properties:
                 raise Unsatisfiable(at, f"'{name}' is required but not allowed")
@@ -236,28 +243,25 @@ class SchemaGrammar:
             return self._members(properties, required, at)
         if additional is False:
             return '"{" "}"'
-        return self._map(self.value(additional, f"{at}/additionalProperties"), at)
+        return self._map(self._value(additional, f"{at}/additionalProperties"), at)
 
-    def _members(self, properties: Mapping[str, Any], required: Iterable[str], at: str) -> str:
+    def _members(self, properties: Mapping[str, Any], required: Container[str], at: str) -> str:
         """The properties in their order; each that is not required may be left out."""
         ws = self._grammar.primitive("ws")
         members = []
         for name, schema in properties.items():
-            value = self.value(schema, f"{at}/properties/{name}")
+            value = self._value(schema, f"{at}/properties/{name}")
             key = literal(json.dumps(name, ensure_ascii=False))
             members.append((self._grammar.add(name, f'{key} ":" {ws} {value}'), name in required))
-        # `after`: a member stands before this point; `first`: none does yet.
-        after, first = '""', '""'
-        for index, (member, is_required) in reversed(list(enumerate(members))):
-            if is_required:
-                first = f"{member} {after}"
-                after = f'"," {ws} {member} {after}'
-            else:
-                first = f"({member} {after} | {first})"
-                after = f'("," {ws} {member})? {after}'
-            if index:
-                after = self._grammar.add("members", after)
-        return self._grammar.add("object", f'"{{" {ws} ({first}) {ws} "}}"')
+        # `some`: one of the members from here on, and what may follow it. They have the comma before them in
+        # common, because llama.cpp would look for white space once behind each comma that there is.
+        some, needed = "", False
+        for member, is_required in reversed(members):
+            more = "" if not some else f'"," {ws} {some}' if needed else f'("," {ws} {some})?'
+            others = f" | {some}" if some and not is_required else ""
+            some = self._grammar.add("members", f"{member} {more}{others}")
+            needed = needed or is_required
+        return self._grammar.add("object", f'"{{" {ws} {some}{"" if needed else "?"} {ws} "}}"')
 
     def _map(self, value: str, at: str) -> str:
         ws, string = self._grammar.primitive("ws"), self._grammar.primitive("string")
@@ -265,11 +269,11 @@ class SchemaGrammar:
         return self._grammar.add("map", f'"{{" {ws} ({member} ("," {ws} {member})* {ws})? "}}"')
 
     def _array(self, schema: Mapping[str, Any], at: str) -> str:
-        prefix = _list(schema, "prefixItems", at, allow_empty=True) if "prefixItems" in schema else []
+        prefix = schema.get("prefixItems", [])
         items = schema.get("items", True)
         if isinstance(items, list):  # the tuple form of older drafts
             prefix, items = items, schema.get("additionalItems", True)
-        least, most = _count(schema, "minItems", at) or 0, _count(schema, "maxItems", at)
+        least, most = _count(schema, "minItems") or 0, _count(schema, "maxItems")
         if items is False:
             most = min(len(prefix), most if most is not None else len(prefix))
         if most is not None and least > most:
@@ -277,8 +281,8 @@ class SchemaGrammar:
         ws = self._grammar.primitive("ws")
         if most == 0:
             return '"[" "]"'
-        heads = [self.value(item, f"{at}/prefixItems/{i}") for i, item in enumerate(prefix)]
-        tail = None if items is False else self.value(items, f"{at}/items")
+        heads = [self._value(item, f"{at}/prefixItems/{i}") for i, item in enumerate(prefix)]
+        tail = None if items is False else self._value(items, f"{at}/items")
         sequence = self._items(heads[:most], tail, least, most)
         optional = "" if least else "?"
         return self._grammar.add("array", f'"[" {ws} ({sequence} {ws}){optional} "]"')
@@ -300,11 +304,11 @@ class SchemaGrammar:
         return f"{heads[0]} {expression}"
 
     def _string(self, schema: Mapping[str, Any], at: str) -> str:
-        least, most = _count(schema, "minLength", at) or 0, _count(schema, "maxLength", at)
+        least, most = _count(schema, "minLength") or 0, _count(schema, "maxLength")
         pattern, format_ = schema.get("pattern"), schema.get("format")
         if most is not None and least > most:
             raise Unsatisfiable(at, "'minLength' is larger than 'maxLength'")
-        wanted = [keyword for keyword in ("pattern", "format") if schema.get(keyword) is not None]
+        wanted = [keyword for keyword in ("pattern", "format") if keyword in schema]
         if (len(wanted) > 1 or (wanted and (least or most is not None))) and not self._lenient:
             raise SchemaError(
                 at, f"'{wanted[0]}' cannot be enforced together with another limit on the string"
@@ -312,7 +316,7 @@ class SchemaGrammar:
         if pattern is not None:
             return self._pattern(pattern, at)
         if format_ in _FORMATS:
-            return pattern_rule(self._grammar, _FORMATS[format_])
+            return self._pattern(_FORMATS[format_], at)
         if format_ is not None and not self._lenient:
             known = ", ".join(sorted(_FORMATS))
             raise SchemaError(at, f"the format {format_!r} cannot be enforced; these can: {known}")
@@ -321,17 +325,19 @@ class SchemaGrammar:
         repeated = self._grammar.repeat(self._grammar.primitive("char"), least, most)
         return self._grammar.add("string", f'"\\"" {repeated} "\\""')
 
-    def _pattern(self, pattern: Any, at: str) -> str:
+    def _pattern(self, pattern: str, at: str) -> str:
         try:
-            return pattern_rule(self._grammar, str(pattern))
+            if pattern not in self._patterns:
+                self._patterns[pattern] = pattern_rule(self._grammar, pattern)
+            return self._patterns[pattern]
         except UnsupportedPattern as error:
             if self._lenient:
                 return self._grammar.primitive("string")
             raise SchemaError(at, f"'pattern' cannot be enforced: {error}") from error
 
     def _number(self, schema: Mapping[str, Any], kind: str, at: str) -> str:
-        low, above_low = _bound(schema, "minimum", "exclusiveMinimum", max, at)
-        high, below_high = _bound(schema, "maximum", "exclusiveMaximum", min, at)
+        low, above_low = _bound(schema, "minimum", "exclusiveMinimum", max)
+        high, below_high = _bound(schema, "maximum", "exclusiveMaximum", min)
         if low is None and high is None:
             return self._grammar.primitive(kind)
         try:
@@ -350,19 +356,14 @@ class SchemaGrammar:
             raise Unsatisfiable(at, str(error)) from error
 
 
-def _type_names(schema: Mapping[str, Any], at: str) -> list[str] | None:
-    if "type" not in schema:
-        return None
-    names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    unknown = [name for name in names if name not in _TYPES]
-    if unknown or not names:
-        raise SchemaError(at, f"'type' should be among {', '.join(_TYPES)}, not {schema['type']!r}")
-    return list(names)
+def _type_names(schema: Mapping[str, Any]) -> list[str] | None:
+    given = schema.get("type")
+    return [given] if isinstance(given, str) else given
 
 
-def _types_of(schema: Mapping[str, Any], at: str) -> list[str] | None:
+def _types_of(schema: Mapping[str, Any]) -> list[str] | None:
     """The types to write: those given, or the one that the other keywords are about."""
-    given = _type_names(schema, at)
+    given = _type_names(schema)
     if given is not None:
         # Every integer is a number, so it needs no alternative of its own.
         return [kind for kind in given if kind != "integer" or "number" not in given]
@@ -376,35 +377,25 @@ def _multiple_of_one(schema: Mapping[str, Any], keyword: str) -> bool:
     return keyword == "multipleOf" and schema["multipleOf"] == 1 and schema.get("type") == "integer"
 
 
-def _list(schema: Mapping[str, Any], keyword: str, at: str, *, allow_empty: bool = False) -> list[Any]:
-    value = schema[keyword]
-    if not isinstance(value, list) or not (value or allow_empty):
-        raise SchemaError(at, f"'{keyword}' should be a list{'' if allow_empty else ' that is not empty'}")
-    return value
+def _with_exclusive_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """Draft 4 wrote a boolean beside the bound to say that the bound is itself excluded."""
+    for inclusive, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(schema.get(exclusive), bool) and schema.pop(exclusive) and inclusive in schema:
+            schema[exclusive] = schema.pop(inclusive)
+    return schema
 
 
-def _count(schema: Mapping[str, Any], keyword: str, at: str) -> int | None:
-    value = schema.get(keyword)
-    if value is None:
-        return None
-    if not is_type(value, "integer") or value < 0 or value > 500_000:
-        raise SchemaError(at, f"'{keyword}' should be a whole number from 0 to 500000")
-    return int(value)
+def _count(schema: Mapping[str, Any], keyword: str) -> int | None:
+    return int(schema[keyword]) if keyword in schema else None
 
 
 def _bound(
-    schema: Mapping[str, Any], inclusive: str, exclusive: str, tighter: Callable[..., Any], at: str
+    schema: Mapping[str, Any], inclusive: str, exclusive: str, tighter: Callable[..., Any]
 ) -> tuple[Any, bool]:
-    """The bound that counts, and whether it is itself excluded (draft 4 wrote that as a boolean)."""
-    bound, excluded = schema.get(inclusive), schema.get(exclusive)
-    if isinstance(excluded, bool):
-        bound, excluded = (None, bound) if excluded else (bound, None)
-    for value in (bound, excluded):
-        if value is not None and not is_type(value, "number"):
-            raise SchemaError(at, f"'{inclusive}' and '{exclusive}' should be numbers")
-    if bound is None or excluded is None:
-        return (bound, False) if excluded is None else (excluded, True)
-    return tighter(bound, excluded), tighter(bound, excluded) == excluded
+    """The bound that counts, and whether it is itself excluded."""
+    bounds = [schema[keyword] for keyword in (inclusive, exclusive) if keyword in schema]
+    bound = tighter(bounds) if bounds else None
+    return bound, exclusive in schema and schema[exclusive] == bound
 
 
 def _whole(value: Any) -> int | None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, combinations, product
 from typing import Any
 from urllib.parse import unquote
+
+from worker.grammar.gbnf import Budget
+
+TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 # Every keyword that can make a value invalid; all others are annotations.
 ASSERTIONS = frozenset(
@@ -54,6 +60,9 @@ ASSERTIONS = frozenset(
         "multipleOf",
     )
 )
+# How deep properties are looked into for a difference.
+_DISJOINT_DEPTH = 8
+_PAIR = 10  # steps of a budget, for each two schemas that are compared
 _LARGER_WINS = ("minimum", "exclusiveMinimum", "minLength", "minItems")
 _SMALLER_WINS = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
 
@@ -82,7 +91,7 @@ def resolve(document: Mapping[str, Any], reference: Any, at: str) -> Any:
         key = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(target, Mapping) and key in target:
             target = target[key]
-        elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+        elif isinstance(target, list) and key.isdecimal() and len(key) < 10 and int(key) < len(target):
             target = target[int(key)]
         else:
             raise SchemaError(at, f"'$ref' points to {reference!r}, which is not there")
@@ -93,7 +102,7 @@ def merge(one: Mapping[str, Any], other: Mapping[str, Any], at: str) -> dict[str
     """A schema for the values that are valid by both."""
     merged = dict(one)
     for keyword, value in other.items():
-        if keyword not in merged or merged[keyword] == value:
+        if keyword not in merged or text(merged[keyword]) == text(value):
             merged[keyword] = value
         elif keyword == "type":
             merged["type"] = _common_types(merged["type"], value, at)
@@ -102,7 +111,7 @@ def merge(one: Mapping[str, Any], other: Mapping[str, Any], at: str) -> dict[str
         elif keyword == "required":
             merged["required"] = list(dict.fromkeys([*merged["required"], *value]))
         elif keyword == "enum":
-            merged["enum"] = [item for item in merged["enum"] if item in value]
+            merged["enum"] = common(merged["enum"], value)
         elif keyword in _LARGER_WINS:
             merged[keyword] = max(merged[keyword], value)
         elif keyword in _SMALLER_WINS:
@@ -113,7 +122,8 @@ def merge(one: Mapping[str, Any], other: Mapping[str, Any], at: str) -> dict[str
                 *(value if keyword == "allOf" else [{keyword: value}]),
             ]
         elif keyword == "const":
-            raise Unsatisfiable(at, "two different values of 'const' apply at once")
+            if not common([merged["const"]], [value]):
+                raise Unsatisfiable(at, "two different values of 'const' apply at once")
         else:
             raise SchemaError(
                 at, f"two different values of '{keyword}' that apply at once cannot be enforced"
@@ -125,7 +135,10 @@ def merge(one: Mapping[str, Any], other: Mapping[str, Any], at: str) -> dict[str
 def _merged_properties(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(one)
     for name, schema in other.items():
-        merged[name] = {"allOf": [merged[name], schema]} if name in merged else schema
+        if name in merged and text(merged[name]) != text(schema):
+            merged[name] = {"allOf": [merged[name], schema]}
+        else:
+            merged[name] = schema
     return merged
 
 
@@ -146,6 +159,29 @@ def _common_types(one: Any, other: Any, at: str) -> list[str]:
     if not common:
         raise Unsatisfiable(at, "two different values of 'type' apply at once")
     return common
+
+
+def text(value: Any) -> str:
+    """The same for the same JSON, unlike Python's `==`, to which 1 is true."""
+    return json.dumps(value, sort_keys=True)
+
+
+def common(values: Iterable[Any], others: Iterable[Any]) -> list[Any]:
+    """Those of `values` that are among `others`, as JSON Schema compares them: 1 is 1.0, but not true."""
+    known = {_key(other) for other in others}
+    return [value for value in values if _key(value) in known]
+
+
+def _key(value: Any) -> str:
+    return text(_with_whole_numbers(value))
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _with_whole_numbers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_type(value: Any, kind: str) -> bool:
@@ -169,24 +205,43 @@ def is_type(value: Any, kind: str) -> bool:
             return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def disjoint(one: Any, other: Any, inlined: Callable[[Any], Any]) -> bool:
-    """Whether no value is valid by both, as far as types, constants and required properties tell."""
+def all_disjoint(schemas: list[Any], inlined: Callable[[Any], Any], steps: Budget) -> bool:
+    """Whether no value is valid by two of them, as far as types, constants and required properties tell.
+
+    `inlined` gives a schema with what it refers to in place of the reference.
+    """
+    known: set[str] = set()
+    constant = [schema for schema in schemas if _constants(schema)]
+    for constants in map(_constants, constant):
+        keys = {_key(value) for value in constants or []}
+        if keys & known:
+            return False
+        known |= keys
+    others = [schema for schema in schemas if not _constants(schema)]
+    return all(
+        _disjoint(one, other, inlined, steps, _DISJOINT_DEPTH)
+        for one, other in chain(combinations(others, 2), product(others, constant))
+    )
+
+
+def _disjoint(one: Any, other: Any, inlined: Callable[[Any], Any], steps: Budget, depth: int) -> bool:
+    steps.spend(_PAIR)
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return one is False or other is False
     ones, others = _constants(one), _constants(other)
     if ones is not None and others is not None:
-        return not any(value in others for value in ones)
+        return not common(ones, others)
     if not _types_overlap(one, other, ones, others):
         return True
+    if depth == 0 or not (_is_object(one) and _is_object(other)):
+        return False
     both = set(one.get("required", [])) & set(other.get("required", []))
-    return (
-        any(
-            disjoint(inlined(one["properties"][name]), inlined(other["properties"][name]), inlined)
-            for name in both
-            if name in one.get("properties", {}) and name in other.get("properties", {})
+    return any(
+        _disjoint(
+            inlined(one["properties"][name]), inlined(other["properties"][name]), inlined, steps, depth - 1
         )
-        and _is_object(one)
-        and _is_object(other)
+        for name in sorted(both)
+        if name in one.get("properties", {}) and name in other.get("properties", {})
     )
 
 
@@ -194,7 +249,9 @@ def _is_object(schema: Mapping[str, Any]) -> bool:
     return bool(schema.get("type", "object") == "object")
 
 
-def _constants(schema: Mapping[str, Any]) -> list[Any] | None:
+def _constants(schema: Any) -> list[Any] | None:
+    if not isinstance(schema, Mapping):
+        return None
     return [schema["const"]] if "const" in schema else schema.get("enum")
 
 

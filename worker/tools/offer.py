@@ -10,6 +10,7 @@ from typing import Any
 from worker.grammar.gbnf import Grammar, either, literal
 from worker.grammar.json_schema import SchemaGrammar
 from worker.grammar.schema_algebra import SchemaError
+from worker.grammar.schema_check import check_nesting
 from worker.protocol import InvalidRequest, Tool, ToolUse
 
 MAX_CALLS = 8  # in one answer that has to call; small models would go on for ever
@@ -72,20 +73,42 @@ def calls_rule(grammar: Grammar, use: ToolUse, form: CallFormat) -> str:
     return grammar.add("calls", f"{literal(form.begin)} {call}{more} {literal(form.end)}")
 
 
+def check_strict(use: ToolUse) -> None:
+    """Raises InvalidRequest for a strict tool that cannot be enforced, even if no call is forced."""
+    grammar = Grammar()
+    for tool in use.tools:
+        if tool.strict:
+            _arguments(grammar, tool)
+
+
 def _call(grammar: Grammar, tool: Tool, form: CallFormat) -> str:
-    try:
-        arguments = SchemaGrammar(grammar, _schema(tool), lenient=not tool.strict).root()
-    except SchemaError as error:
-        message = f"The parameters of the tool '{tool.name}' cannot be enforced: {error}."
-        raise InvalidRequest(message, "tools", "invalid_function_parameters") from error
     head = f'{{"name": {json.dumps(tool.name)}, "{form.arguments_key}": '
-    return grammar.add("tool", f'{literal(head)} {arguments} "}}"')
+    return grammar.add("tool", f'{literal(head)} {_arguments(grammar, tool)} "}}"')
+
+
+def _arguments(grammar: Grammar, tool: Tool) -> str:
+    try:
+        return SchemaGrammar(grammar, _schema(tool), lenient=not tool.strict).root()
+    except SchemaError as error:
+        raise _invalid(tool, f"cannot be enforced: {error}") from error
+
+
+def _invalid(tool: Tool, why: str) -> InvalidRequest:
+    message = f"The parameters of the tool '{tool.name}' {why}."
+    return InvalidRequest(message, "tools", "invalid_function_parameters")
 
 
 def _schema(tool: Tool) -> dict[str, Any]:
     """An object in any case, and without parameters an empty one."""
     schema = dict(tool.parameters or {})
-    schema.setdefault("type", "object")
+    given = schema.get("type", "object")
+    if given != "object" and not (isinstance(given, list) and "object" in given):
+        raise _invalid(tool, "should be a JSON Schema of type 'object', with each of them in 'properties'")
+    try:
+        check_nesting(schema)
+    except SchemaError as error:
+        raise _invalid(tool, f"cannot be used: {error}") from error
+    schema["type"] = "object"
     if not schema.get("properties") and not {"additionalProperties", "anyOf", "oneOf", "allOf", "$ref"} & set(
         schema
     ):
