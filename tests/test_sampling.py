@@ -161,6 +161,14 @@ def test_a_constraint_that_leaves_nothing_is_an_error_of_the_request(options: di
     assert constraint.accepted == []
 
 
+def test_a_constraint_that_takes_ever_longer_ends_its_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.sampling.MAX_CONSTRAINT_SECONDS", 0.0)
+    sampler = Sampler(SamplingParams(), OnlyUpTo(5))
+    [failed] = sample(random_row(1, VOCABULARY_SIZE)[None], [sampler], LetterVocabulary())
+    assert isinstance(failed, InvalidRequest)
+    assert "too many ways" in str(failed)
+
+
 def test_a_chooser_that_learns_from_its_draws_sees_only_what_is_allowed() -> None:
     drawn: list[int] = []
 
