@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,18 @@ def test_quota_and_affinity_limit_the_cores(
 
 MIB = 1 << 20
 V1_LIMIT, V1_USED = "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"
+
+
+@pytest.mark.parametrize("module", ["gateway.cli", "gateway.server", "worker.llama", "worker.engine"])
+def test_openmp_is_tuned_before_it_is_loaded(module: str) -> None:
+    """libgomp reads its settings once, and says so here as it is loaded."""
+    code = f"import {module}, worker.service"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(
+        command, env={**environment, "OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True
+    )
+    assert "GOMP_SPINCOUNT = '1000'" in told.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,23 +11,20 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
-from worker.machine import available_cores, tune_openmp
+import llama_cpp
+import numpy as np
+from llama_cpp.llama_grammar import LlamaGrammar
 
-tune_openmp()  # before libgomp is loaded
-
-import llama_cpp  # noqa: E402
-import numpy as np  # noqa: E402
-from llama_cpp.llama_grammar import LlamaGrammar  # noqa: E402
-
-from worker.completion import CompletionStream  # noqa: E402
-from worker.cpu_variants import load_cpu_variant  # noqa: E402
-from worker.detokenizer import Detokenizer, LlamaVocabulary  # noqa: E402
-from worker.engine import Engine, EngineStats  # noqa: E402
-from worker.llama_samplers import Grammar, mirostat_chain, typical_chain  # noqa: E402
-from worker.model_runner import LlamaRunner, choose_num_slots  # noqa: E402
-from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams  # noqa: E402
-from worker.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler  # noqa: E402
-from worker.sequence import Sequence  # noqa: E402
+from worker.completion import CompletionStream
+from worker.cpu_variants import load_cpu_variant
+from worker.detokenizer import Detokenizer, LlamaVocabulary
+from worker.engine import Engine, EngineStats
+from worker.llama_samplers import Grammar, mirostat_chain, typical_chain
+from worker.machine import available_cores
+from worker.model_runner import LlamaRunner, choose_num_slots
+from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
+from worker.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler
+from worker.sequence import Sequence
 
 
 class BatchedLlama(llama_cpp.Llama):
