@@ -29,7 +29,7 @@ class GatewaySettings(BaseSettings):
         default=20.0, gt=0, description="how long a stream's errors may still be answered by a status code"
     )
     shutdown_grace_seconds: float = Field(
-        default=10.0, ge=0, description="how long running streams may go on after the server is told to stop"
+        default=10.0, ge=0, description="how long running answers may go on after the server is told to stop"
     )
     cors_origins: str = Field(
         default="", description="browser origins that may call the API, separated by commas; * for all"
