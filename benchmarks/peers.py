@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "bench"
 VENVS = ROOT / ".cache" / "bench-venvs"
@@ -132,7 +134,7 @@ def running(peer: Peer, setup: Setup) -> Iterator[Server]:
             stdout=output,
             stderr=output,
             cwd=CACHE if peer.requirements else ROOT,
-            env={**os.environ, **peer.env(setup, port)},
+            env={**ENVIRONMENT, **peer.env(setup, port)},
             process_group=0,
         )
     try:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ceiling, report, scenarios
+from benchmarks import ENVIRONMENT, ceiling, report, scenarios
 from benchmarks.load import Recording, Reply, Stamped, chat_request, closed_loop, dechunk, decode, events
 from benchmarks.machine import CpuUse
-from benchmarks.peers import LLAMA_SERVER, Setup
+from benchmarks.peers import LLAMA_SERVER, Peer, Setup, running
 from worker.models import default_model
 
 
@@ -223,3 +223,28 @@ def test_plots_are_written(tmp_path: Path) -> None:
     target = report.plot_levels({1: {"ours": one}, 16: {"ours": one}}, tmp_path / "plot.png", "title")
     assert target is not None
     assert target.stat().st_size > 1000
+
+
+# A server whose only model is called as it was told to spin.
+TELLS_ITS_SPINS = """
+import http.server, json, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        model = {"id": os.environ.get("GOMP_SPINCOUNT", "as it likes")}
+        self.wfile.write(json.dumps({"data": [model]}).encode())
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_servers_under_test_do_not_inherit_how_the_worker_tunes_openmp(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A peer on the same libgomp would run with this project's choice instead of its own."""
+    peer = Peer("test", (), lambda python, setup, port: [str(python), "-c", TELLS_ITS_SPINS, str(port)])
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")  # by whatever has been imported since
+    with running(peer, Setup(Path("none"))) as server:
+        assert server.model_id == ENVIRONMENT.get("GOMP_SPINCOUNT", "as it likes")
