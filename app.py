@@ -20,7 +20,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings, explain
-from worker.models import ModelFileError, models_in, pull
+from worker.models.files import ModelFileError, models_in
+from worker.models.hub import pull
 from worker.protocol import (
     RECOMMENDABLE,
     Batch,
@@ -188,7 +189,7 @@ class LlamaWorker:
 
     @modal.enter()
     def load(self) -> None:
-        from worker.remote import RemoteWorker
+        from worker.modal_side import RemoteWorker
         from worker.service import Worker, load_llama
 
         logging.basicConfig(level=logging.INFO)

@@ -38,7 +38,7 @@ import typer
 from benchmarks import ceiling, modal_events, report, scenarios
 from benchmarks import equality as equality_of
 from benchmarks.peers import CACHE, OURS, PEERS, STOCK, Setup, running
-from worker.model_runner import MAX_SLOTS
+from worker.llama.context import MAX_SLOTS
 
 STOCK_LOAD = 16  # clients, above which stock takes many minutes and shows nothing new
 
@@ -192,7 +192,7 @@ def _work(summary: report.Summary, clients: int) -> ceiling.Work:
 
 def _model(path: Path | None) -> Path:
     if path is None:
-        from worker.models import default_model
+        from worker.models.default import default_model
 
         path = default_model()
     return path.absolute()

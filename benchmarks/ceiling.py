@@ -37,7 +37,7 @@ class Work:
 
 def bare_loop(model: Any, work: Work, threads: int) -> float:
     """Output tokens per second of a loaded `llama_cpp` model."""
-    from worker.model_runner import LlamaRunner
+    from worker.llama.context import LlamaRunner
 
     runner = LlamaRunner(
         model,
@@ -65,7 +65,7 @@ def bare_loop(model: Any, work: Work, threads: int) -> float:
 
 def _compute(runner: Any, slots: Sequence[int], position: int, length: int, logits: int = 0) -> None:
     """`length` tokens of every slot, in as few and as even steps as the batch allows."""
-    from worker.model_runner import Chunk
+    from worker.engine.runner import Chunk
 
     at_once = max(1, MAX_BATCH // max(1, length))
     for first in range(0, len(slots), at_once):
@@ -89,7 +89,7 @@ def main(
     model: Path, sequences: int = 32, cached: int = 60, prompt: int = 46, output: int = 64, threads: int = 2
 ) -> None:
     """Print the output tokens per second of a bare loop."""
-    from worker.llama import BatchedLlama
+    from worker.llama.batched import BatchedLlama
 
     llama = BatchedLlama(str(model), n_ctx=256, num_slots=1, n_threads=threads)
     work = Work(sequences, cached, prompt, output)

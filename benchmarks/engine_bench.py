@@ -22,9 +22,9 @@ from itertools import count, pairwise
 from typing import Any
 
 from benchmarks.ceiling import Work, bare_loop
-from worker.llama import BatchedLlama
-from worker.machine import available_cores
-from worker.model_runner import LlamaRunner
+from worker.llama.batched import BatchedLlama
+from worker.llama.context import LlamaRunner
+from worker.llama.machine import available_cores
 
 SYSTEM = (
     "You are a friendly and knowledgeable assistant for people who watch the sky. Answer in a few clear "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scenarios import MAX_TOKENS, QUESTIONS, SYSTEM_PROMPT
-from worker.llama import BatchedLlama
+from worker.llama.batched import BatchedLlama
 
 CONTEXT = 512
 

@@ -11,7 +11,7 @@ import pytest
 
 from compat_tests.deployment import deployed
 from compat_tests.server import Server, ServerProcess, running_server
-from worker.models import default_model
+from worker.models.default import default_model
 
 SETTINGS = {"LLM_CTX": "2048", "LLM_SLOTS": "4", "ALLOW_GRAMMAR": "true"}
 TARGETS = ["deployed"] if os.environ.get("BASE_URL") else ["process", "modal"]

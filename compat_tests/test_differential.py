@@ -14,8 +14,7 @@ import pytest
 
 from compat_tests.environments import python_environment
 from compat_tests.server import Server, ServerProcess
-from tests.grammar_checker import vocabulary
-from worker.chat_template import ChatTemplate
+from tests.worker.chat.test_template import template
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -81,7 +80,7 @@ def test_prompts_have_the_same_tokens(oracle: str, name: str) -> None:
     messages = CONVERSATIONS[name]
     prompt = post(f"{oracle}/apply-template", {"messages": messages})["prompt"]
     theirs = post(f"{oracle}/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
-    assert ChatTemplate(vocabulary()).prompt(messages).tokens == theirs["tokens"]
+    assert template().prompt(messages).tokens == theirs["tokens"]
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from compat_tests.deployment import APP, ROOT, WORKER
 from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
 from compat_tests.server import NEVER_ENDS
-from tests.fake_hub import TINY_GGUF, serving_hub
+from tests.worker.models.fake_hub import TINY_GGUF, serving_hub
 
 MODEL = "model_q4_0"
 SETTINGS = {"LLM_CTX": "4096", "LLM_SLOTS": "2", "LLM_THREADS": "1"}

@@ -15,7 +15,7 @@ import pytest
 
 from compat_tests.deployment import Deployment, deployed
 from compat_tests.server import NEVER_ENDS
-from worker.models import default_model
+from worker.models.default import default_model
 
 MODEL = "SmolLM2-135M-Instruct"
 SLOTS = 2

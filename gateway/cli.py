@@ -12,9 +12,11 @@ import typer
 from pydantic import ValidationError
 
 from gateway.settings import GatewaySettings, StartError, explain
-from worker import models
-from worker.machine import available_memory_mb
-from worker.models import ModelFileError, check_model_file, default_model
+from worker.llama.machine import available_memory_mb
+from worker.models import hub
+from worker.models.default import default_model
+from worker.models.files import FAST_TYPE, ModelFileError, check_model_file
+from worker.models.quantize import quantize as convert
 from worker.settings import WorkerSettings
 
 app = typer.Typer(
@@ -74,7 +76,7 @@ def pull(
 ) -> None:
     """Download FILE of the Hugging Face Hub repository REPO into a folder, checked by size and hash."""
     try:
-        path = models.pull(repo, file, folder)
+        path = hub.pull(repo, file, folder)
     except ModelFileError as error:
         _stop(str(error))
     typer.echo(f"{path} is ready: llama-gateway serve --model {path}")
@@ -84,12 +86,12 @@ def pull(
 def quantize(
     source: Annotated[Path, typer.Argument(metavar="IN", help="GGUF file to convert.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="GGUF file to write.")],
-    type: Annotated[str, typer.Option(help="Q4_0, Q8_0, Q4_K_M, F16, …")] = models.DEFAULT_MODEL_TYPE,
+    type: Annotated[str, typer.Option(help="Q4_0, Q8_0, Q4_K_M, F16, …")] = FAST_TYPE,
 ) -> None:
     """Convert a GGUF file to another type. Q4_0 and Q8_0 have fast CPU kernels."""
     typer.echo(f"Converting {source} to {type}…", err=True)
     try:
-        models.quantize(source, target, type, progress=True)
+        convert(source, target, type, progress=True)
     except ModelFileError as error:
         _stop(str(error))
     typer.echo(f"{target} is ready, {target.stat().st_size >> 20} MiB.")

@@ -16,7 +16,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import GatewaySettings, StartError
 from gateway.telemetry import configure_logging
-from worker.interrupts import INTERRUPTED, ctrl_c_exits
+from worker.llama.interrupts import INTERRUPTED, ctrl_c_exits
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings
 

@@ -1,8 +1,9 @@
-"""Who may import whom. The folders' knowledge of each other is the design."""
+"""Who may import whom. The rooms' knowledge of each other is the design."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,16 @@ ROOT = Path(__file__).parent.parent
 MODAL_FILES = {"app.py", "gateway/modal_backend.py"}
 # The one file where gateway and worker meet in a process of their own, and the commands beside it.
 IN_PROCESS_FILES = {"gateway/server.py", "gateway/cli.py"}
+# What each room of the worker may know of the others; `worker.protocol` may be known by all.
+ROOMS = {
+    "worker/engine/": {"worker.engine"},
+    "worker/chat/": {"worker.engine", "worker.chat"},
+    "worker/llama/": {"worker.engine", "worker.chat", "worker.llama"},
+    "worker/models/": {"worker.llama", "worker.models"},
+    "worker/protocol.py": set(),
+    "worker/settings.py": set(),
+}
+HTTP_PACKAGES = {"fastapi", "starlette", "uvicorn", "sse_starlette"}
 
 
 def product_files() -> list[str]:
@@ -32,13 +43,21 @@ def forbidden(file: str, module: str) -> bool:
     package = module.split(".")[0]
     if package == "modal":
         return file not in MODAL_FILES
-    if file.startswith("worker/"):
-        return package in {"gateway", "fastapi", "starlette", "uvicorn", "app"}
     if package == "llama_cpp":
-        return True
+        return file != "worker/llama/library.py"
+    if package in HTTP_PACKAGES:
+        return not file.startswith("gateway/")
+    if file.startswith("worker/"):
+        return package in {"gateway", "app"} or (package == "worker" and not _may_enter(file, module))
     if file.startswith("gateway/") and package == "worker":
         return module != "worker.protocol" and file not in IN_PROCESS_FILES
-    return file == "app.py" and package in {"fastapi", "starlette"}
+    return False
+
+
+def _may_enter(file: str, module: str) -> bool:
+    known = next((rooms for place, rooms in ROOMS.items() if file.startswith(place)), None)
+    room = ".".join(module.split(".")[:2])
+    return known is None or room in known | {"worker.protocol"}
 
 
 @pytest.mark.parametrize("file", product_files())
@@ -51,8 +70,21 @@ def test_the_protocol_needs_the_standard_library_only() -> None:
     assert packages <= sys.stdlib_module_names
 
 
+@pytest.mark.parametrize(
+    "module", ["worker.protocol", "worker.settings", "worker.chat.prepare", "worker.engine.engine"]
+)
+def test_nothing_happens_on_import(module: str) -> None:
+    """Neither is llama.cpp loaded, nor the environment changed for it."""
+    code = f"import os, sys; before = dict(os.environ); import {module}; "
+    code += "assert before == dict(os.environ); assert 'llama_cpp' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_the_rule_catches_what_it_is_for() -> None:
-    assert forbidden("worker/engine.py", "gateway.app")
+    assert forbidden("worker/engine/engine.py", "gateway.app")
+    assert forbidden("worker/engine/engine.py", "worker.llama.context")
+    assert forbidden("worker/chat/prepare.py", "worker.llama.vocabulary")
+    assert forbidden("worker/service.py", "llama_cpp")
     assert forbidden("gateway/translate.py", "llama_cpp")
     assert forbidden("gateway/routes/chat.py", "worker.service")
     assert forbidden("gateway/app.py", "modal")

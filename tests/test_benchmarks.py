@@ -14,7 +14,7 @@ from benchmarks import ENVIRONMENT, ceiling, report, scenarios
 from benchmarks.load import Recording, Reply, Stamped, chat_request, closed_loop, dechunk, decode, events
 from benchmarks.machine import CpuUse
 from benchmarks.peers import LLAMA_SERVER, Peer, Setup, running
-from worker.models import default_model
+from worker.models.default import default_model
 
 
 def event(**fields: object) -> bytes:

@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from worker.answer import Answer, PlainReader
-from worker.chat import prepare
-from worker.chat_handler import ChatHandler
-from worker.chat_template import ChatTemplate
-from worker.cpu_variants import finds_gpu, loaded_variant
-from worker.llama import BatchedLlama
-from worker.messages import with_system_prompt
-from worker.models import (
+from worker.chat.answer import Answer, PlainReader
+from worker.chat.messages import with_system_prompt
+from worker.chat.prepare import prepare
+from worker.chat.template import ChatTemplate
+from worker.llama.batched import BatchedLlama
+from worker.llama.chat_handler import ChatHandler
+from worker.llama.cpu_variants import finds_gpu, loaded_variant
+from worker.models.files import (
     LOCAL_ADVICE,
     ModelFileError,
     check_model_file,
@@ -68,7 +68,7 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             f"{error}. Set fewer LLM_SLOTS, a smaller LLM_CTX, or serve a smaller model."
         ) from error
     loaded = time.perf_counter()
-    template = ChatTemplate(llama)
+    template = ChatTemplate(llama.metadata.get("tokenizer.chat_template"), llama.vocabulary)
     llama.chat_handler = ChatHandler(template)
     if settings.llm_prefix_cache and settings.system_prompt:
         llama.prefill_prefix(system_prefix(template, settings.system_prompt))

@@ -1,0 +1,177 @@
+"""A model without weights: the next token is a function of every token in the slot, so a wrong cell shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from worker.engine.detokenizer import Detokenizer
+from worker.engine.engine import Engine
+from worker.engine.runner import Chunk, DecodeError, Logits
+from worker.engine.sampling import Sampler
+from worker.engine.sequence import Output
+from worker.engine.sequence import Sequence as Running
+from worker.protocol import SamplingParams
+
+VOCABULARY_SIZE = 64
+END = 0
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    """Depends on all tokens and their order; never END."""
+    state = 7
+    for token in tokens:
+        state = (state * 31 + token + 1) % 1_000_003
+    return 1 + state % (VOCABULARY_SIZE - 1)
+
+
+def repeating_token(tokens: Sequence[int]) -> int:
+    """Goes round in circles, but for every 17th token, which depends on all before it."""
+    return next_token(tokens) if len(tokens) % 17 == 0 else 1 + tokens[-1] % 4
+
+
+NextToken = Callable[[Sequence[int]], int]
+
+
+def continuation(prompt: Sequence[int], length: int, next_token: NextToken = next_token) -> list[int]:
+    """What a sequence on its own would generate: the oracle."""
+    tokens = list(prompt)
+    for _ in range(length):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+class FakeModelRunner:
+    """Keeps real token lists for cells, and refuses what llama.cpp would refuse."""
+
+    def __init__(
+        self,
+        num_slots: int = 4,
+        context_length: int = 64,
+        max_batch: int = 16,
+        copies_are_free: bool = False,
+        next_token: NextToken = next_token,
+    ) -> None:
+        self.num_slots, self.context_length, self.max_batch = num_slots, context_length, max_batch
+        self.copies_are_free = copies_are_free
+        self.next_token = next_token
+        self.cells: list[list[int]] = [[] for _ in range(num_slots)]
+        self.num_computed = 0
+        self.batches: list[list[Chunk]] = []
+        self.poison: int | None = None  # a batch with this token fails
+        self.closed = False
+        self.time = 0.0
+
+    def decode(self, chunks: Sequence[Chunk]) -> Logits:
+        assert not self.closed
+        assert 0 < sum(len(c.tokens) for c in chunks) <= self.max_batch + self.num_slots
+        assert [c.slot for c in chunks] == sorted({c.slot for c in chunks}), "slots in order, each once"
+        self.batches.append(list(chunks))
+        if any(self.poison in c.tokens for c in chunks):
+            raise DecodeError("poisoned")
+        rows = []
+        self.time += 0.004
+        for chunk in chunks:
+            # A decode costs as much as in a batch of llama.cpp's, a token more with a long past.
+            self.time += len(chunk.tokens) * (0.002 + chunk.position * 0.000004)
+            cells = self.cells[chunk.slot]
+            assert len(cells) == chunk.position, "positions must be consecutive"
+            cells.extend(chunk.tokens)
+            assert len(cells) <= self.context_length
+            self.num_computed += len(chunk.tokens)
+            for back in range(chunk.num_logits - 1, -1, -1):
+                row = np.zeros(VOCABULARY_SIZE, np.float32)
+                row[self.next_token(cells[: len(cells) - back])] = 1
+                rows.append(row)
+        return np.stack(rows) if rows else np.empty((0, VOCABULARY_SIZE), np.float32)
+
+    def truncate(self, slot: int, length: int) -> None:
+        del self.cells[slot][length:]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert length <= len(self.cells[source])
+        self.cells[target] = self.cells[source][:length]
+
+    def swap(self, left: int, right: int) -> None:
+        self.cells[left], self.cells[right] = self.cells[right], self.cells[left]
+
+    def save(self, slot: int) -> list[int]:
+        return list(self.cells[slot])
+
+    def load(self, state: list[int], slot: int, length: int) -> None:
+        self.cells[slot] = state[:length]
+
+    def length(self, slot: int) -> int:
+        return len(self.cells[slot])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class LetterVocabulary:
+    """Each token is one character."""
+
+    size = VOCABULARY_SIZE
+
+    def piece(self, token: int) -> bytes:
+        return bytes([64 + token])
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    return "".join(chr(64 + token) for token in tokens)
+
+
+def make_engine(
+    runner: FakeModelRunner | None = None,
+    max_waiting: int = 100,
+    prefix_cache: bool = True,
+) -> Engine:
+    """An engine without its thread: the test drains and steps."""
+    runner = runner or FakeModelRunner()
+    return Engine(
+        runner,
+        LetterVocabulary(),
+        max_waiting=max_waiting,
+        prefix_cache=prefix_cache,
+        clock=lambda: runner.time,
+    )
+
+
+def make_sequence(prompt: Sequence[int], max_tokens: int = 8, stop: tuple[str, ...] = ()) -> Running:
+    params = SamplingParams(temperature=0, stop=stop)
+    return Running(list(prompt), Sampler(params), Detokenizer(stop), max_tokens)
+
+
+def submit(engine: Engine, sequence: Running) -> Running:
+    engine.submit(sequence)
+    engine.drain()
+    return sequence
+
+
+def run(engine: Engine) -> None:
+    """Step until nothing is left to do."""
+    engine.drain()
+    while not engine.is_idle:
+        engine.step()
+        engine.drain()
+    engine.check_integrity()
+
+
+def fetched(sequence: Running) -> Output | None:
+    """What the consumer would get now."""
+    item = sequence.channel.take(_refuse)
+    assert item is None or isinstance(item, Output)
+    return item
+
+
+class NothingYet(Exception):
+    pass
+
+
+def _refuse() -> NoReturn:
+    raise NothingYet

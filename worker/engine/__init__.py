@@ -1,0 +1,1 @@
+"""Continuous batching over any model: schedule, decode, sample, detokenize. Knows nothing of llama.cpp."""

@@ -1,0 +1,359 @@
+"""The one thread that owns the context: step() is schedule, decode, update.
+
+Everybody else submits and aborts through a queue that is drained at the top of each step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from worker.engine.detokenizer import Vocabulary
+from worker.engine.kv_cache import KVCache
+from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
+from worker.engine.sampling import Sampled, sample
+from worker.engine.scheduler import Scheduled, Scheduler
+from worker.engine.sequence import Output, Sequence, State, Waiter
+from worker.protocol import FinishReason, Overloaded, TokenLogprob, WorkerError, WorkerFailed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A picture of the engine; the `num_..._total` only ever grow."""
+
+    num_slots: int
+    num_running: int
+    num_waiting: int
+    num_prompt_tokens_total: int
+    num_cached_tokens_total: int
+    num_output_tokens_total: int
+    num_draft_tokens_total: int
+    num_accepted_tokens_total: int
+    num_steps_total: int
+    num_finished_total: int
+    num_failed_decodes_total: int
+
+
+class Engine:
+    """Continuous batching over a ModelRunner. `submit` and `abort` may be called from any thread."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        vocabulary: Vocabulary,
+        *,
+        max_waiting: int,
+        prefix_cache: bool = True,
+        drafts: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.runner = runner
+        self.vocabulary = vocabulary
+        self.kv_cache = KVCache(runner, prefix_cache)
+        self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
+        self.failure: BaseException | None = None
+        self._clock = clock
+        self._capacity = runner.num_slots + max_waiting
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._unfinished: set[Sequence] = set()  # guarded by the lock: submitted and not yet finished
+        self._closed = False
+        self._waiters: list[Waiter] = []
+        self._seconds_per_sequence = 1.0
+        self._num_prompt = self._num_cached = self._num_output = 0
+        self._num_draft = self._num_accepted = 0
+        self._num_steps = self._num_finished = self._num_failed_decodes = 0
+        self._thread: threading.Thread | None = None
+
+    # -- from any thread ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="llama-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed and self.failure is None
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence; raises Overloaded or WorkerFailed instead of queueing without end."""
+        with self._lock:
+            self.check_alive()
+            if len(self._unfinished) >= self._capacity:
+                raise Overloaded("The model is busy and its queue is full.", self._retry_after())
+            self._unfinished.add(sequence)
+        self._inbox.put(lambda: self.scheduler.add(sequence))
+
+    def abort(self, sequence: Sequence) -> None:
+        """Let go of a sequence, whatever its state; takes effect before the next step computes anything."""
+        self._wake([sequence.channel.close()])
+        self._inbox.put(lambda: self._remove(sequence))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run a function on the engine's thread, between steps, and wait for it."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                function()
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        with self._lock:
+            self.check_alive()
+        self._inbox.put(run)
+        while True:
+            try:
+                return done.result(timeout=1)
+            except TimeoutError:
+                self.check_alive()  # a thread that has ended will never answer
+
+    def pin_prefix(self, tokens: list[int]) -> None:
+        """Compute a prefix once and keep its state for good."""
+        self.call(lambda: self._pin(tokens))
+
+    def stats(self) -> EngineStats:
+        num_running = len(self.scheduler.running)
+        return EngineStats(
+            num_slots=self.runner.num_slots,
+            num_running=num_running,
+            num_waiting=max(0, len(self._unfinished) - num_running),
+            num_prompt_tokens_total=self._num_prompt,
+            num_cached_tokens_total=self._num_cached,
+            num_output_tokens_total=self._num_output,
+            num_draft_tokens_total=self._num_draft,
+            num_accepted_tokens_total=self._num_accepted,
+            num_steps_total=self._num_steps,
+            num_finished_total=self._num_finished,
+            num_failed_decodes_total=self._num_failed_decodes,
+        )
+
+    def close(self) -> None:
+        """Stop the thread, answer everything that is under way with an error, free the context."""
+        with self._lock:
+            already, self._closed = self._closed, True
+        if already:
+            return
+        self._inbox.put(lambda: None)
+        if self._thread is not None:
+            self._thread.join()
+        self._fail_all(WorkerFailed("The worker is shutting down."))
+        self.runner.close()
+
+    def check_alive(self) -> None:
+        """Raise WorkerFailed when nothing can be submitted any more."""
+        if self.failure is not None:
+            raise WorkerFailed("The model's engine has failed and must be restarted.")
+        if self._closed:
+            raise WorkerFailed("The worker is shutting down.")
+
+    def _retry_after(self) -> float:
+        rounds = 1 + max(0, len(self._unfinished) - self.runner.num_slots) / self.runner.num_slots
+        return min(60.0, max(1.0, rounds * self._seconds_per_sequence))
+
+    # -- on the engine's thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                self.drain(wait=self.is_idle)
+                self.step()
+        except BaseException as error:
+            log.exception("the engine has failed; everything under way fails with it")
+            with self._lock:
+                self.failure = error
+            self._fail_all(WorkerFailed("The model's engine has failed and must be restarted."))
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.scheduler.running and not self.scheduler.waiting
+
+    def drain(self, wait: bool = False) -> None:
+        """Do what other threads asked for since the last step."""
+        try:
+            self._inbox.get(block=wait)()
+            while True:
+                self._inbox.get_nowait()()
+        except queue.Empty:
+            pass
+
+    def step(self) -> None:
+        """Compute one batch, and hand on what came of it."""
+        scheduled = self.scheduler.schedule()
+        if scheduled:
+            self._num_steps += 1
+            self._execute(scheduled)
+        self._deliver()
+
+    def check_integrity(self) -> None:
+        self.scheduler.check_integrity()
+        if self.is_idle and self._inbox.empty():
+            assert not self._unfinished, "sequences were lost"
+
+    def _execute(self, scheduled: list[Scheduled]) -> None:
+        started = self._clock()
+        try:
+            logits = self.runner.decode([_chunk(s) for s in scheduled])
+        except DecodeError as error:
+            self._num_failed_decodes += 1
+            if len(scheduled) == 1:
+                log.error("sequence failed: %s", error)
+                self.kv_cache.discard(scheduled[0].sequence)
+                self._fail(scheduled[0].sequence, WorkerFailed(f"The model could not be evaluated: {error}."))
+                return
+            for one in scheduled:  # find out whose fault it is; the others go on
+                self._execute([one])
+            return
+        self.scheduler.observe(scheduled, self._clock() - started)
+        self._update(scheduled, logits)
+
+    def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:
+        for one in scheduled:
+            sequence = one.sequence
+            if sequence.is_prefill:
+                if sequence.num_computed == sequence.num_cached:
+                    self._num_cached += sequence.num_cached
+                self._num_prompt += one.num_tokens
+            sequence.num_computed += one.num_tokens
+        if scheduled[0].draft:
+            self._take_draft(scheduled[0].sequence, scheduled[0].draft, logits)
+            return
+        sampling = [one.sequence for one in scheduled if one.samples]
+        if sampling:
+            sampled = sample(logits, [s.sampler for s in sampling], self.vocabulary)
+            for sequence, token in zip(sampling, sampled, strict=True):
+                self._take(sequence, token)
+
+    def _take_draft(self, sequence: Sequence, draft: tuple[int, ...], logits: Logits) -> None:
+        """Sample token after token, for as long as the draft has the one that comes."""
+        num_accepted = 0
+        for i, drafted in enumerate((*draft, None)):
+            sampled = sample(logits[i : i + 1], [sequence.sampler], self.vocabulary)[0]
+            self._take(sequence, sampled)
+            if sequence.state is State.FINISHED or sequence.tokens[-1] != drafted:
+                break
+            num_accepted += 1
+            sequence.num_computed += 1
+        if sequence.state is not State.FINISHED:
+            self.kv_cache.trim(sequence)
+        sequence.lookup.observe(len(draft), num_accepted)
+        self._num_draft += len(draft)
+        self._num_accepted += num_accepted
+
+    def _take(self, sequence: Sequence, sampled: Sampled | Exception) -> None:
+        """Go on with a token; what goes wrong about it is the end of this sequence alone."""
+        try:
+            if isinstance(sampled, Exception):
+                raise sampled
+            self._append(sequence, sampled)
+        except WorkerError as error:
+            self._fail(sequence, error)
+        except Exception:
+            log.exception("sequence failed: no token could be chosen for it")
+            self._fail(sequence, WorkerFailed("The next token could not be chosen."))
+
+    def _append(self, sequence: Sequence, sampled: Sampled) -> None:
+        if self.vocabulary.is_end(sampled.token):
+            self._finish(sequence, "stop")
+            return
+        sequence.tokens.append(sampled.token)
+        self._num_output += 1
+        text, logprobs = sequence.detokenizer.push(self.vocabulary.piece(sampled.token), sampled.logprob)
+        if sequence.detokenizer.stopped or (sequence.stopping and sequence.stopping(sequence.tokens)):
+            self._finish(sequence, "stop", text, logprobs)
+        elif sequence.num_output >= sequence.max_tokens:
+            self._finish(sequence, "length", text, logprobs)
+        elif text or logprobs:
+            self._put(sequence, Output(text, logprobs))
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        text: str = "",
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> None:
+        rest, more = sequence.detokenizer.flush()
+        self._num_finished += 1
+        took = time.monotonic() - sequence.arrived
+        self._seconds_per_sequence += 0.1 * (took - self._seconds_per_sequence)
+        self._put(sequence, Output(text + rest, logprobs + more, finish_reason=reason), last=True)
+        self._remove(sequence)
+
+    def _fail(self, sequence: Sequence, error: WorkerError) -> None:
+        self._put(sequence, Output(error=error), last=True)
+        self._remove(sequence)
+
+    def _remove(self, sequence: Sequence) -> None:
+        if sequence.state is not State.FINISHED:
+            self.scheduler.remove(sequence)
+        with self._lock:
+            self._unfinished.discard(sequence)
+
+    def _put(self, sequence: Sequence, output: Output, last: bool = False) -> None:
+        waiter = sequence.channel.put(output, last)
+        if waiter is not None:
+            self._waiters.append(waiter)
+
+    def _deliver(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        self._wake(waiters)
+
+    def _wake(self, waiters: list[Waiter | None] | list[Waiter]) -> None:
+        """Wake threads at once, and each event loop once for all of its consumers."""
+        futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for waiter in waiters:
+            if isinstance(waiter, threading.Event):
+                waiter.set()
+            elif waiter is not None:
+                futures.setdefault(waiter.get_loop(), []).append(waiter)
+        for loop, ready in futures.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, ready)
+            except RuntimeError:  # the loop is closed, and with it whoever waited
+                log.debug("a consumer's event loop was closed")
+
+    def _fail_all(self, error: WorkerError) -> None:
+        with self._lock:
+            unfinished, self._unfinished = list(self._unfinished), set()
+        for sequence in unfinished:
+            self._put(sequence, Output(error=error), last=True)
+        self._deliver()
+
+    def _pin(self, tokens: list[int]) -> None:
+        if not self.kv_cache.prefix_cache or not tokens:
+            return
+        slot = next((s for s in self.kv_cache.slots if s.owner is None), None)
+        if slot is None:
+            raise Overloaded("A prefix can only be pinned while a slot is free.")
+        self.runner.truncate(slot.index, 0)
+        slot.cached = []
+        for start in range(0, len(tokens), self.runner.max_batch):
+            chunk = tokens[start : start + self.runner.max_batch]
+            self.runner.decode([Chunk(slot.index, start, chunk)])
+        slot.cached = list(tokens)
+        self.kv_cache.pin(slot)
+
+
+def _chunk(scheduled: Scheduled) -> Chunk:
+    sequence = scheduled.sequence
+    start = sequence.num_computed
+    tokens = sequence.tokens[start : start + scheduled.num_tokens]
+    tokens += scheduled.draft
+    num_logits = 1 + len(scheduled.draft) if scheduled.samples else 0
+    return Chunk(sequence.slot, start, tokens, num_logits)
+
+
+def _resolve(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

@@ -1,0 +1,265 @@
+"""BatchedLlama: llama-cpp-python's `Llama`, whose completions share one continuous batch.
+
+The library's `create_chat_completion` calls `self.create_completion(prompt=<tokens>, ...)`, so overriding
+that one method is enough for any number of callers at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
+from typing import Any
+
+import numpy as np
+
+from worker.engine.detokenizer import Detokenizer
+from worker.engine.engine import Engine, EngineStats
+from worker.engine.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler
+from worker.engine.sequence import Sequence
+from worker.engine.stream import CompletionStream
+from worker.llama.context import LlamaRunner, choose_num_slots
+from worker.llama.cpu_variants import load_cpu_variant
+from worker.llama.library import llama_cpp
+from worker.llama.machine import available_cores
+from worker.llama.samplers import Grammar, mirostat_chain, typical_chain
+from worker.llama.vocabulary import LlamaVocabulary
+from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
+
+
+class BatchedLlama(llama_cpp.Llama):
+    """A model whose `create_completion` may be called by hundreds of threads or tasks at once.
+
+    `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
+    `memory_mb` MiB beside the model; `max_waiting` more queue.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        n_ctx: int = 2048,
+        num_slots: int | None = None,
+        memory_mb: int | None = None,
+        n_batch: int = 512,
+        n_threads: int | None = None,
+        max_waiting: int = 128,
+        prefix_cache: bool = True,
+        prompt_lookup: bool = True,
+        kv_unified: bool = False,
+        n_ubatch: int = 512,
+        type_k: int | None = None,
+        type_v: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # The parent's own context is not used for completions: as small as it can be.
+        # A thread without a core of its own makes every barrier wait for it.
+        n_threads = min(n_threads or available_cores(), available_cores())
+        kwargs.setdefault("verbose", False)
+        load_cpu_variant()
+        super().__init__(
+            model_path,
+            n_ctx=256,
+            n_batch=8,
+            n_ubatch=8,
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            **kwargs,
+        )
+        self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
+        self.num_slots = choose_num_slots(self._model, self.context_length, memory_mb, num_slots)
+        recurrent = self._is_recurrent or self._is_hybrid
+        self.vocabulary = LlamaVocabulary(self._model)
+        runner = LlamaRunner(
+            self._model,
+            num_slots=self.num_slots,
+            context_length=self.context_length,
+            n_batch=n_batch,
+            n_threads=n_threads,
+            kv_unified=kv_unified,
+            recurrent=recurrent,
+            n_ubatch=n_ubatch,
+            type_k=type_k,
+            type_v=type_v,
+        )
+        self.engine = Engine(
+            runner,
+            self.vocabulary,
+            max_waiting=max_waiting,
+            prefix_cache=prefix_cache and not recurrent,  # a recurrent state cannot be cut to a prefix
+            drafts=prompt_lookup and not recurrent,  # nor can a draft be taken back
+        )
+        self.engine.start()
+
+    @property
+    def alive(self) -> bool:
+        return self.engine.alive
+
+    def stats(self) -> EngineStats:
+        return self.engine.stats()
+
+    def prefill_prefix(self, tokens: SequenceOf[int]) -> None:
+        """Compute what every prompt begins with, and keep it for good."""
+        self._check_tokens(tokens)
+        self.engine.pin_prefix(list(tokens))
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError when slots, sequences and cells do not agree."""
+        self.engine.call(self.engine.check_integrity)
+
+    def n_ctx(self) -> int:
+        """The context of one sequence."""
+        return getattr(self, "context_length", 0) or super().n_ctx()
+
+    def close(self) -> None:
+        engine = getattr(self, "engine", None)
+        if engine is not None:
+            engine.close()
+        super().close()
+
+    def create_completion(  # type: ignore[override]
+        self,
+        prompt: str | list[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | SequenceOf[str] | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 0,
+        stream: bool = False,
+        seed: int | None = None,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        stopping_criteria: Any = None,
+        logits_processor: Any = None,
+        grammar: llama_cpp.llama_grammar.LlamaGrammar | str | None = None,
+        logit_bias: Mapping[int, float] | Mapping[str, float] | None = None,
+    ) -> dict[str, Any] | CompletionStream:
+        """As the library's, on the shared batch. The defaults are OpenAI's; `tfs_z` has no effect in either.
+
+        Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is computed.
+        """
+        if suffix is not None:
+            raise InvalidRequest("'suffix' is not supported.", "suffix")
+        self.engine.check_alive()  # a closed model must not be asked to tokenize
+        tokens = self._prompt_tokens(prompt)
+        room = self.context_length - len(tokens)
+        if room <= 0:
+            raise ContextLengthExceeded(self.context_length, len(tokens))
+        params = SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            logit_bias={int(token): float(bias) for token, bias in (logit_bias or {}).items()},
+            seed=seed,
+            stop=_stop_strings(stop),
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+        )
+        self._check_bias(params.logit_bias)
+        chain_seed = (seed if seed is not None else random.getrandbits(32)) & 0xFFFFFFFF
+        chooser: Chooser | None = None
+        if mirostat_mode and temperature >= MIN_TEMPERATURE:
+            chooser = mirostat_chain(
+                chain_seed,
+                version=mirostat_mode,
+                vocab_size=self.vocabulary.size,
+                tau=mirostat_tau,
+                eta=mirostat_eta,
+                temperature=temperature,
+            )
+        elif typical_p < 1 and temperature >= MIN_TEMPERATURE:
+            chooser = typical_chain(
+                chain_seed,
+                top_k=top_k,
+                typical_p=typical_p,
+                top_p=top_p,
+                min_p=min_p,
+                temperature=temperature,
+            )
+        sequence = Sequence(
+            tokens,
+            Sampler(
+                params,
+                constraint=None if grammar is None else self._grammar(grammar),
+                chooser=chooser,
+                last_n=self.last_n_tokens_size,
+            ),
+            Detokenizer(params.stop),
+            max_tokens=room if max_tokens is None or max_tokens <= 0 else min(max_tokens, room),
+        )
+        if logits_processor is not None:
+            sequence.sampler.processor = _processor(logits_processor, sequence.tokens)
+        sequence.stopping = _stopping(stopping_criteria)
+        self.engine.submit(sequence)
+        completion = CompletionStream(self.engine, sequence, model or self.model_path)
+        if stream:
+            return completion
+        return completion.completion(echo=self._text(prompt) if echo else "")
+
+    def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenize(prompt.encode(), add_bos=self._model.add_bos_token(), special=True) or [
+                self.token_bos()
+            ]
+        self._check_tokens(prompt)
+        return list(prompt)
+
+    def _check_tokens(self, tokens: SequenceOf[int]) -> None:
+        if not tokens or min(tokens) < 0 or max(tokens) >= self.vocabulary.size:
+            raise InvalidRequest("The prompt is empty or has tokens that the model does not know.", "prompt")
+
+    def _check_bias(self, logit_bias: Mapping[int, float]) -> None:
+        unknown = [token for token in logit_bias if not 0 <= token < self.vocabulary.size]
+        if unknown:
+            raise InvalidRequest(
+                f"Token {unknown[0]} in 'logit_bias' is not in this model's vocabulary, whose ids go from 0 "
+                f"to {self.vocabulary.size - 1}.",
+                "logit_bias",
+            )
+
+    def _text(self, prompt: str | list[int]) -> str:
+        return prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", "replace")
+
+    def _grammar(self, grammar: llama_cpp.llama_grammar.LlamaGrammar | str) -> Grammar:
+        if isinstance(grammar, str):
+            return Grammar(self._model, grammar)
+        return Grammar(self._model, grammar._grammar, grammar._root)
+
+
+def _stop_strings(stop: str | SequenceOf[str] | None) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) and stop else tuple(s for s in stop or () if s)
+
+
+def _processor(processors: Any, tokens: list[int]) -> Callable[[Row], Row]:
+    def process(row: Row) -> Row:
+        for processor in processors:
+            row = processor(np.asarray(tokens, np.intc), row)
+        return row
+
+    return process
+
+
+def _stopping(criteria: Any) -> Callable[[list[int]], bool] | None:
+    """The caller's own criteria, if there are any.
+
+    Chat templates always bring one that looks for the end-of-text token, which the engine does anyway.
+    """
+    own = [c for c in criteria or () if getattr(c, "__qualname__", "").split(".")[0] != "Jinja2ChatFormatter"]
+    if not own:
+        return None
+    return lambda tokens: any(c(np.asarray(tokens, np.intc), np.empty(0, np.single)) for c in own)

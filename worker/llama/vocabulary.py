@@ -1,0 +1,68 @@
+"""The vocabulary of a model: its tokens' pieces for the engine, its control tokens for the chat."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from worker.chat.control_tokens import SHOWN
+from worker.llama.library import llama_cpp
+
+_CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+class LlamaVocabulary:
+    """The model's own pieces, fetched once each; control tokens but `shown` have empty ones."""
+
+    def __init__(self, model: Any, shown: frozenset[str] = SHOWN) -> None:
+        self._model, self._shown = model, shown
+        self._vocab = model.vocab
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self._pieces: dict[int, bytes] = {}
+        self._ends = frozenset(t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, t))
+        bos, eos = model.token_bos(), model.token_eos()
+        self.bos = bos if bos != -1 and model.add_bos_token() else None
+        self.bos_text, self.eos_text = self._text_or_none(bos), self._text_or_none(eos)
+
+    def piece(self, token: int) -> bytes:
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._fetch(token)
+        return piece
+
+    def is_end(self, token: int) -> bool:
+        return token in self._ends
+
+    def tokenize(self, text: bytes, special: bool) -> list[int]:
+        tokens: list[int] = self._model.tokenize(text, add_bos=False, special=special)
+        return tokens
+
+    def control_tokens(self) -> Sequence[str]:
+        return self._texts_with(_CONTROL)
+
+    def user_defined_tokens(self) -> Sequence[str]:
+        return self._texts_with(llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    def _texts_with(self, attributes: int) -> list[str]:
+        return [
+            self._text(token)
+            for token in range(self.size)
+            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & attributes
+        ]
+
+    def _text(self, token: int) -> str:
+        return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    def _text_or_none(self, token: int) -> str:
+        return "" if token == -1 else self._text(token)
+
+    def _fetch(self, token: int) -> bytes:
+        shown = self._text(token) in self._shown
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, shown)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length

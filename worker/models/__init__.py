@@ -1,0 +1,1 @@
+"""GGUF files: which one is served, where it comes from, converting it."""
