@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from gateway import requests, schemas
 from gateway.errors import invalid, unsupported
@@ -15,10 +15,7 @@ from worker.protocol import (
     RECOMMENDABLE,
     ChatRequest,
     CompletionRequest,
-    ResponseFormat,
     SamplingParams,
-    Tool,
-    ToolUse,
 )
 
 T = TypeVar("T")
@@ -54,13 +51,13 @@ class Translated:
     ignored: tuple[str, ...]
 
 
-def chat_request(body: requests.ChatCompletionRequest, request_id: str, *, allow_grammar: bool) -> Translated:
+def chat_request(body: requests.ChatCompletionRequest, request_id: str) -> Translated:
     """Raises APIError for what cannot be honoured."""
     refuse_unsupported(body)
-    _refuse_grammar(body, allow_grammar)
+    _refuse_grammar(body)
     use = tool_use(body)
     ignored = [*_ignored(body)]
-    if body.parallel_tool_calls is not None and use is None:
+    if body.parallel_tool_calls is not None and not use.tools:
         ignored.append("parallel_tool_calls")
     request = ChatRequest(
         request_id=request_id,
@@ -73,22 +70,19 @@ def chat_request(body: requests.ChatCompletionRequest, request_id: str, *, allow
         ),
         n=body.n or 1,
         stream=bool(body.stream),
-        tool_use=use,
+        tools=use.tools,
+        tool_choice=use.choice,
+        parallel_tool_calls=use.parallel,
         response_format=response_format(body.response_format),
         reasoning_effort=body.reasoning_effort,
         template_kwargs=body.chat_template_kwargs or {},
-        grammar=body.grammar,
     )
-    if request.grammar and (request.response_format or (use and use.required)):
-        raise invalid("'grammar' cannot be combined with 'response_format' or a required tool.", "grammar")
     return Translated(request, tuple(ignored))
 
 
-def completion_request(
-    body: requests.TextCompletionRequest, request_id: str, *, allow_grammar: bool
-) -> CompletionRequest:
+def completion_request(body: requests.TextCompletionRequest, request_id: str) -> CompletionRequest:
     """The legacy API's request. Raises APIError for what cannot be honoured."""
-    _refuse_grammar(body, allow_grammar)
+    _refuse_grammar(body)
     n = body.n or 1
     if body.suffix:
         raise unsupported("suffix", "text can only be continued here, not filled in.")
@@ -110,7 +104,6 @@ def completion_request(
         n=n,
         echo=bool(body.echo),
         stream=bool(body.stream),
-        grammar=body.grammar,
     )
 
 
@@ -130,14 +123,10 @@ def refuse_unsupported(body: requests.ChatCompletionRequest) -> None:
         raise unsupported("modalities", 'these models answer in text only. Leave it out or send ["text"].')
 
 
-def _refuse_grammar(body: requests.SamplingFields, allowed: bool) -> None:
+def _refuse_grammar(body: requests.SamplingFields) -> None:
     """llama.cpp's parser trusts the author of a grammar: some crash it, some keep it busy for ever."""
-    if body.grammar is not None and not allowed:
-        raise unsupported(
-            "grammar",
-            "this server takes no grammars from clients. Use the 'response_format' of chat completions, or "
-            "start the server with ALLOW_GRAMMAR=true.",
-        )
+    if body.grammar is not None:
+        raise unsupported("grammar", "send a JSON Schema as 'response_format' of a chat completion.")
 
 
 def completion_ignored(body: requests.TextCompletionRequest) -> tuple[str, ...]:
@@ -195,8 +184,17 @@ def _prompts(prompt: requests.Prompts) -> tuple[str | tuple[int, ...], ...]:
     return tuple(part if isinstance(part, str) else tuple(part) for part in prompt)
 
 
-def tool_use(body: requests.ChatCompletionRequest) -> ToolUse | None:
-    """The tools that may be called; None where none may. Deprecated functions are tools as well."""
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools that may be called, as OpenAI's API has them, and whether and how often one has to be."""
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    choice: Literal["auto", "required"] = "auto"
+    parallel: bool = True
+
+
+def tool_use(body: requests.ChatCompletionRequest) -> ToolUse:
+    """Without tools where none may be called. Deprecated functions are tools as well."""
     definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
     choice: Any = body.tool_choice
     param, choice_param = "tools", "tool_choice"
@@ -211,21 +209,21 @@ def tool_use(body: requests.ChatCompletionRequest) -> ToolUse | None:
     if choice not in (None, "none", "auto") and not tools:
         raise invalid(f"'{choice_param}' is only allowed when '{param}' are given.", choice_param)
     if not tools or choice == "none":
-        return None
+        return ToolUse()
     parallel = body.parallel_tool_calls is not False and not body.functions
     match choice:
         case None | "auto" | "required":
-            return ToolUse(tuple(tools.values()), choice == "required", parallel)
+            return ToolUse(tuple(tools.values()), choice or "auto", parallel)
         case schemas.AllowedToolsChoice():
             allowed = choice.allowed_tools
             names = [tool.function.name for tool in allowed.tools]
-            return ToolUse(_chosen(tools, names, choice_param), allowed.mode == "required", parallel)
+            return ToolUse(_chosen(tools, names, choice_param), allowed.mode, parallel)
         case schemas.CustomTool():
             raise unsupported(choice_param, _FUNCTIONS_ONLY)
         case schemas.NamedTool():
-            return ToolUse(_chosen(tools, [choice.function.name], choice_param), True, False)
+            return ToolUse(_chosen(tools, [choice.function.name], choice_param), "required", False)
         case _:
-            return ToolUse(_chosen(tools, [choice.name], choice_param), True, False)
+            return ToolUse(_chosen(tools, [choice.name], choice_param), "required", False)
 
 
 def _function(tool: schemas.Tool, where: str) -> schemas.FunctionDefinition:
@@ -234,11 +232,19 @@ def _function(tool: schemas.Tool, where: str) -> schemas.FunctionDefinition:
     return tool.function
 
 
-def _tool(definition: schemas.FunctionDefinition) -> Tool:
-    return Tool(definition.name, definition.description, definition.parameters, bool(definition.strict))
+def _tool(definition: schemas.FunctionDefinition) -> Mapping[str, Any]:
+    function = {name: getattr(definition, name) for name in ("name", "description", "parameters", "strict")}
+    return {"type": "function", "function": _without_none(function)}
 
 
-def _chosen(tools: Mapping[str, Tool], names: Sequence[str], param: str) -> tuple[Tool, ...]:
+def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of this level only: a null deeper down, in a JSON Schema, means something."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _chosen(
+    tools: Mapping[str, Mapping[str, Any]], names: Sequence[str], param: str
+) -> tuple[Mapping[str, Any], ...]:
     for name in names:
         if name not in tools:
             raise invalid(
@@ -247,13 +253,14 @@ def _chosen(tools: Mapping[str, Tool], names: Sequence[str], param: str) -> tupl
     return tuple(tools[name] for name in dict.fromkeys(names))
 
 
-def response_format(form: schemas.PlainFormat | schemas.SchemaFormat | None) -> ResponseFormat | None:
+def response_format(form: schemas.PlainFormat | schemas.SchemaFormat | None) -> Mapping[str, Any] | None:
     if form is None or form.type == "text":
         return None
     if isinstance(form, schemas.PlainFormat):
-        return ResponseFormat({"type": "object"})
+        return {"type": form.type}
     wanted = form.json_schema
-    return ResponseFormat(_or(wanted.schema_, {"type": "object"}), wanted.name, wanted.description)
+    given = {"name": wanted.name, "description": wanted.description, "schema": wanted.schema_}
+    return {"type": form.type, "json_schema": _without_none(given)}
 
 
 def _message(message: schemas.Message, where: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ async def create_chat_completion(
 ) -> Response:
     """OpenAI's chat completions, whole or as server-sent events."""
     await gateway.model(body.model)
-    translated = parameters.chat_request(body, request_id, allow_grammar=gateway.settings.allow_grammar)
+    translated = parameters.chat_request(body, request_id)
     functions = bool(body.functions)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     asked = Asked(

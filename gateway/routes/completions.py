@@ -21,9 +21,7 @@ async def create_completion(
 ) -> Response:
     """Text continued as it stands, without a chat template."""
     await gateway.model(body.model)
-    worker_request = parameters.completion_request(
-        body, request_id, allow_grammar=gateway.settings.allow_grammar
-    )
+    worker_request = parameters.completion_request(body, request_id)
     reply = text_reply(body.model)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     asked = Asked(
