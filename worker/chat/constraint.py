@@ -67,6 +67,13 @@ class Constraints:
         parts = self._control.split(text) if self._control is not None else [text]
         return " ".join(self.control(part) or lark.literal(part) for part in parts if part)
 
+    def until(self, name: str, text: str) -> str:
+        """Lark's rule `name`: anything up to and with the first `text`, which may be a control token."""
+        control = self.control(text)
+        if control is not None:
+            return f"{name}: /(?s:.*)/ {control}"
+        return f"{name}[lazy]: /(?s:.*){lark.escaped(text)}/"
+
     @property
     def _model(self) -> tuple[LLTokenizer, TokenTable]:
         with self._lock:

@@ -34,6 +34,6 @@ def regex(pattern: str) -> str:
     return f"/{''.join(_NEWLINES.get(element, element) for element in elements)}/"
 
 
-def until(text: str) -> str:
-    """Anything up to and with the first `text`; a rule with this body has to be declared `[lazy]`."""
-    return f"/(?s:.*){regex_to_lark(re.escape(text))}/"
+def escaped(text: str) -> str:
+    """Exactly this text, inside of a regular expression."""
+    return regex_to_lark(re.escape(text))

@@ -122,5 +122,5 @@ def test_a_regular_expression_by_itself(pattern: str, matching: list[str], other
 
 @pytest.mark.parametrize("pattern", ["", "a\\", "\\"])
 def test_a_regular_expression_that_could_end_its_own_grammar_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match="is empty|ends in a backslash"):
+    with pytest.raises(ValueError, match=r"is empty|ends in a backslash"):
         lark.regex(pattern)
