@@ -311,9 +311,9 @@ def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
 @modal.asgi_app()
 def gateway() -> object:
     from gateway.app import create_app
+    from gateway.backends.modal import ModalBackend
     from gateway.errors import APIError
-    from gateway.modal_backend import ModalBackend
-    from gateway.telemetry import configure_logging
+    from gateway.ops.logs import configure_logging
 
     settings = GatewaySettings()
     configure_logging(settings.log_level, as_json=True)

@@ -7,16 +7,20 @@ import asyncio
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from gateway import errors, openapi
-from gateway.auth import KeyRing, RequireKey
-from gateway.backends import Backend
-from gateway.context import Gateway
-from gateway.cors import CrossOrigin
-from gateway.limits import BodyLimit
-from gateway.routes import chat, completions, generate, models, ops
-from gateway.routes.answers import IGNORED_HEADER
+from gateway import document, errors
+from gateway.access.auth import KeyRing, RequireKey
+from gateway.access.body_limit import BodyLimit
+from gateway.access.cors import CrossOrigin
+from gateway.answers.respond import IGNORED_HEADER
+from gateway.backends.base import Backend
+from gateway.deps import Gateway
+from gateway.legacy import generate
+from gateway.openai.chat import route as chat
+from gateway.openai.completions import route as completions
+from gateway.openai.models import route as models
+from gateway.ops import health
+from gateway.ops.logs import LastResort, RequestContext
 from gateway.settings import GatewaySettings, split_list
-from gateway.telemetry import LastResort, RequestContext
 
 
 def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
@@ -44,7 +48,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
     errors.install(app)
-    for routes in (chat, completions, generate, models, ops):
-        app.include_router(routes.router, responses=openapi.ERROR_RESPONSES)
-    openapi.install(app, openapi.ChatCompletionChunk)
+    for routes in (chat, completions, generate, models, health):
+        app.include_router(routes.router, responses=document.ERROR_RESPONSES)
+    document.install(app, document.ChatCompletionChunk)
     return app

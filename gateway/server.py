@@ -14,8 +14,8 @@ import typer
 import uvicorn
 
 from gateway.app import create_app
+from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings, StartError
-from gateway.telemetry import configure_logging
 from worker.llama.interrupts import INTERRUPTED, ctrl_c_exits
 from worker.service import Worker, load_llama
 from worker.settings import WorkerSettings

@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn
 
 from gateway.app import create_app
+from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings
-from gateway.telemetry import configure_logging
 from worker.protocol import (
     Accepted,
     ChatRequest,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODAL_FILES = {"app.py", "gateway/modal_backend.py"}
+MODAL_FILES = {"app.py", "gateway/backends/modal.py"}
 # The one file where gateway and worker meet in a process of their own, and the commands beside it.
 IN_PROCESS_FILES = {"gateway/server.py", "gateway/cli.py"}
 # What each room of the worker may know of the others; `worker.protocol` may be known by all.
@@ -85,6 +85,6 @@ def test_the_rule_catches_what_it_is_for() -> None:
     assert forbidden("worker/engine/engine.py", "worker.llama.context")
     assert forbidden("worker/chat/prepare.py", "worker.llama.vocabulary")
     assert forbidden("worker/service.py", "llama_cpp")
-    assert forbidden("gateway/translate.py", "llama_cpp")
-    assert forbidden("gateway/routes/chat.py", "worker.service")
+    assert forbidden("gateway/openai/chat/reply.py", "llama_cpp")
+    assert forbidden("gateway/openai/chat/route.py", "worker.service")
     assert forbidden("gateway/app.py", "modal")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from compat_tests import strict
-from gateway.requests import ChatCompletionRequest
+from gateway.openai.requests import ChatCompletionRequest
 from gateway.settings import GatewaySettings
 from tests.serving import ScriptedBackend, serving
 from worker.protocol import (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from gateway import parameters
-from gateway.context import GatewayDep, RequestId
+from gateway.answers.respond import collect
+from gateway.deps import GatewayDep, RequestId
 from gateway.json_body import JSONRoute
-from gateway.requests import GenerateRequest, GenerateResponse
-from gateway.routes.answers import collect
+from gateway.openai import parameters
+from gateway.openai.requests import GenerateRequest, GenerateResponse
 from worker.protocol import ContextLengthExceeded
 
 router = APIRouter(tags=["legacy"], route_class=JSONRoute)

@@ -12,9 +12,9 @@ from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
-from gateway.context import Gateway
+from gateway.deps import Gateway
 from gateway.errors import from_exception
-from gateway.translate import DONE, StreamEncoder, error_frame
+from gateway.openai.chat.reply import DONE, StreamEncoder, error_frame
 from worker.protocol import Accepted, Event, WorkerFailed
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from gateway.context import Gateway
-from gateway.sse import EventStreamResponse, open_stream, unless_ended
-from gateway.telemetry import CompletionLog
-from gateway.translate import Collector, StreamEncoder
+from gateway.answers.stream import EventStreamResponse, open_stream, unless_ended
+from gateway.deps import Gateway
+from gateway.openai.chat.reply import Collector, StreamEncoder
+from gateway.ops.logs import CompletionLog
 from worker.protocol import Request as WorkerRequest
 
 IGNORED_HEADER = "x-ignored-parameters"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from gateway import parameters
-from gateway.context import GatewayDep, RequestId
+from gateway.answers.respond import Asked, answer
+from gateway.deps import GatewayDep, RequestId
+from gateway.document import ChatCompletion, ChatCompletionChunk, either_whole_or_stream
 from gateway.json_body import JSONRoute
-from gateway.openapi import ChatCompletion, ChatCompletionChunk, either_whole_or_stream
-from gateway.requests import ChatCompletionRequest
-from gateway.routes.answers import Asked, answer
-from gateway.translate import ChunkEncoder, Reply
+from gateway.openai import parameters
+from gateway.openai.chat.reply import ChunkEncoder, Reply
+from gateway.openai.requests import ChatCompletionRequest
 
 router = APIRouter(tags=["chat"], route_class=JSONRoute)
 

@@ -12,8 +12,8 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.answers.stream import ClientLeft
 from gateway.errors import from_exception
-from gateway.sse import ClientLeft
 from worker.protocol import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
 API_VERSION = "2020-10-01"  # what OpenAI's own servers send as `openai-version`

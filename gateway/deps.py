@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from gateway.backends import Backend
+from gateway.backends.base import Backend
 from gateway.errors import model_not_found
 from gateway.settings import GatewaySettings
 from worker.protocol import ModelInfo

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from gateway.context import GatewayDep
-from gateway.openapi import ModelBody, ModelList
-from gateway.translate import model_body
+from gateway.deps import GatewayDep
+from gateway.document import ModelBody, ModelList
+from gateway.openai.chat.reply import model_body
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

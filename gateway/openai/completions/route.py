@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from gateway import parameters
-from gateway.context import GatewayDep, RequestId
+from gateway.answers.respond import Asked, answer
+from gateway.deps import GatewayDep, RequestId
+from gateway.document import TextCompletion, either_whole_or_stream
 from gateway.json_body import JSONRoute
-from gateway.openapi import TextCompletion, either_whole_or_stream
-from gateway.requests import TextCompletionRequest
-from gateway.routes.answers import Asked, answer
-from gateway.text_completions import TextChunkEncoder, text_completion, text_reply
+from gateway.openai import parameters
+from gateway.openai.completions.reply import TextChunkEncoder, text_completion, text_reply
+from gateway.openai.requests import TextCompletionRequest
 
 router = APIRouter(tags=["completions"], route_class=JSONRoute)
 

@@ -8,7 +8,7 @@ from typing import Any, Never
 import modal
 import pytest
 
-from gateway.modal_backend import ModalBackend
+from gateway.backends.modal import ModalBackend
 from worker.protocol import ChatRequest, ModelInfo, WorkerFailed
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gateway import requests, schemas
 from gateway.errors import invalid, unsupported
+from gateway.openai import requests
+from gateway.openai.chat import schemas
 from worker.protocol import (
     RECOMMENDABLE,
     ChatRequest,

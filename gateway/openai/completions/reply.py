@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.translate import Collector, Reply, StreamEncoder, usage_body
+from gateway.openai.chat.reply import Collector, Reply, StreamEncoder, usage_body
 from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob
 
 

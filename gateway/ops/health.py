@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from gateway.context import GatewayDep
+from gateway.deps import GatewayDep
 
 router = APIRouter(tags=["operations"])
 

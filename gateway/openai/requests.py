@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from gateway.schemas import (
+from gateway.openai.chat.schemas import (
     Content,
     FunctionChoice,
     FunctionDefinition,
