@@ -14,11 +14,11 @@ from gateway.access.cors import CrossOrigin
 from gateway.answers.respond import IGNORED_HEADER
 from gateway.backends.base import Backend
 from gateway.deps import Gateway
-from gateway.legacy import generate
-from gateway.openai.chat import route as chat
-from gateway.openai.completions import route as completions
-from gateway.openai.models import route as models
-from gateway.ops import health
+from gateway.legacy.generate import router as generate
+from gateway.openai.chat.route import router as chat
+from gateway.openai.completions.route import router as completions
+from gateway.openai.models.route import router as models
+from gateway.ops.health import router as health
 from gateway.ops.logs import LastResort, RequestContext
 from gateway.settings import GatewaySettings, split_list
 
@@ -32,6 +32,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         title="llama-gateway",
         version="0.1.0",
         description="Any GGUF model behind the OpenAI API.",
+        responses=document.ERROR_RESPONSES,
         middleware=[
             Middleware(RequestContext),
             Middleware(
@@ -48,7 +49,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
     errors.install(app)
-    for routes in (chat, completions, generate, models, health):
-        app.include_router(routes.router, responses=document.ERROR_RESPONSES)
-    document.install(app, document.ChatCompletionChunk)
+    for router in (chat, completions, models, generate, health):
+        app.include_router(router)
+    document.install(app)
     return app

@@ -17,10 +17,24 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from typing_extensions import TypedDict
 
 from worker.protocol import InvalidRequest, Overloaded, WorkerError, WorkerFailed
 
 log = structlog.get_logger("gateway")
+
+
+class ErrorDetail(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(TypedDict):
+    """Every failure, whatever its status."""
+
+    error: ErrorDetail
 
 
 class APIError(Exception):
@@ -45,11 +59,17 @@ class APIError(Exception):
         """The envelope with all four keys; its message ends with the request's id, as the log has it."""
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         message = f"{self.message} (request {request_id})" if request_id else self.message
-        error = {"message": message, "type": self.type, "param": self.param, "code": self.code}
-        return orjson.dumps({"error": error})
+        envelope: ErrorResponse = {
+            "error": {"message": message, "type": self.type, "param": self.param, "code": self.code}
+        }
+        return orjson.dumps(envelope)
 
     def response(self) -> Response:
         return Response(self.body, self.status, self.headers, "application/json")
+
+
+class ClientLeft(Exception):
+    """The client went away before it was answered; there is nobody to answer any more."""
 
 
 def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> APIError:

@@ -9,9 +9,16 @@ from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict
 
 from gateway.errors import APIError, invalid
 from worker.protocol import MAX_NESTING, nests_too_deep
+
+
+class StrictBody(BaseModel):
+    """No coercion: "0.5" is not a number. Unknown fields are kept, so that they can be reported."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
 class JSONRoute(APIRoute):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
-import orjson
 from fastapi import Request, Response
 
-from gateway.answers.stream import EventStreamResponse, open_stream, unless_ended
+from gateway.answers.encoder import Encoder
+from gateway.answers.opened import Batches, open_stream, unless_ended
+from gateway.answers.stream import EventStreamResponse
+from gateway.answers.whole import WholeAnswer
 from gateway.deps import Gateway
-from gateway.openai.chat.reply import Collector, StreamEncoder
 from gateway.ops.logs import CompletionLog
 from worker.protocol import Request as WorkerRequest
+from worker.protocol import WorkerFailed
 
 IGNORED_HEADER = "x-ignored-parameters"
 _MAX_HEADER = 2000  # characters; clients and proxies give up on headers much larger
@@ -23,53 +24,49 @@ _MAX_HEADER = 2000  # characters; clients and proxies give up on headers much la
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A worker's request, the parameters that it leaves out, and the two shapes of its answer."""
+    """A worker's request, the number of choices in its answer, and the parameters that it leaves out."""
 
     request: WorkerRequest
-    num_choices: int
-    ignored: tuple[str, ...]
-    encoder: StreamEncoder
-    whole: Callable[[Collector], dict[str, Any]]
+    num_choices: int = 1
+    ignored: tuple[str, ...] = ()
 
 
-async def answer(request: Request, gateway: Gateway, asked: Asked) -> Response:
+async def respond(request: Request, gateway: Gateway, asked: Asked, encoder: Encoder) -> Response:
+    """A stream opens once the worker has accepted, so that a refusal still has its status."""
     if asked.request.stream:
-        return await _answer_stream(request, gateway, asked)
-    collector = await collect(request, gateway, asked.request, asked.num_choices)
-    headers = ignored_header((*asked.ignored, *collector.ignored))
-    return Response(orjson.dumps(asked.whole(collector)), headers=headers, media_type="application/json")
+        opened = await open_stream(request, gateway, _batches(gateway, asked))
+        response: Response = EventStreamResponse(opened, encoder, gateway)
+        ignored = opened.ignored()
+    else:
+        answer = await collect(request, gateway, asked)
+        response = Response(encoder.whole(answer), media_type="application/json")
+        ignored = answer.ignored
+    response.headers.update(ignored_header((*asked.ignored, *ignored)))
+    return response
 
 
-async def collect(
-    request: Request, gateway: Gateway, worker_request: WorkerRequest, num_choices: int
-) -> Collector:
+async def collect(request: Request, gateway: Gateway, asked: Asked) -> WholeAnswer:
     """All of the answer. A client that leaves aborts it, and so does a server that stops."""
-    log = CompletionLog(worker_request.model)
-    collector = Collector(num_choices)
+    answer = WholeAnswer(asked.num_choices)
 
     async def read() -> None:
-        async with aclosing(gateway.backend.chat(worker_request)) as batches:
+        async with aclosing(_batches(gateway, asked)) as batches:
             async for batch in batches:
-                collector.add(batch)
-                log.observe(batch)
+                answer.add(batch)
 
     await unless_ended(request, gateway, read())
-    collector.check_complete()
-    return collector
+    return answer
 
 
-async def _answer_stream(request: Request, gateway: Gateway, asked: Asked) -> Response:
-    """The stream opens once the worker has accepted, so that a refusal still has its status."""
-    opened = await open_stream(request, gateway, gateway.backend.chat(asked.request))
-    response = EventStreamResponse(
-        opened,
-        asked.encoder,
-        asked.num_choices,
-        gateway,
-        CompletionLog(asked.request.model).observe,
-    )
-    response.headers.update(ignored_header((*asked.ignored, *opened.ignored())))
-    return response
+async def _batches(gateway: Gateway, asked: Asked) -> Batches:
+    """The worker's events, logged. They never just end: clients take that for a finished answer."""
+    log = CompletionLog(asked.request.model)
+    async with aclosing(gateway.backend.chat(asked.request)) as batches:
+        async for batch in batches:
+            log.observe(batch)
+            yield batch
+    if log.num_finished < asked.num_choices:
+        raise WorkerFailed("The worker ended before the answer was complete. Send the request again.")
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
 
-from gateway.answers.respond import collect
+from fastapi import APIRouter, Request
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from gateway.answers.respond import Asked, collect
 from gateway.deps import GatewayDep, RequestId
-from gateway.json_body import JSONRoute
-from gateway.openai import parameters
-from gateway.openai.requests import GenerateRequest, GenerateResponse
-from worker.protocol import ContextLengthExceeded
+from gateway.json_body import JSONRoute, StrictBody
+from worker.protocol import ChatRequest, ContextLengthExceeded, SamplingParams
 
 router = APIRouter(tags=["legacy"], route_class=JSONRoute)
+
+# The first deployment called create_chat_completion with the library's own defaults.
+SAMPLING = SamplingParams(temperature=0.2, top_p=0.95, top_k=40, min_p=0.05)
+
+
+class GenerateRequest(StrictBody):
+    """The first deployment's own shape."""
+
+    message: Annotated[str, Field(min_length=1)]
+
+
+class GenerateResponse(TypedDict):
+    response: str
 
 
 @router.post("/generate")
@@ -20,9 +35,10 @@ async def generate(
 ) -> GenerateResponse:
     """One message in, one answer out, under the server's own system prompt."""
     model = (await gateway.backend.models())[0].id
-    worker_request = parameters.generate_request(body.message, model, request_id)
+    messages = [{"role": "user", "content": body.message}]
+    wanted = ChatRequest(request_id, model, messages, SAMPLING, stream=False)
     try:
-        collector = await collect(request, gateway, worker_request, 1)
+        answer = await collect(request, gateway, Asked(wanted))
     except ContextLengthExceeded as error:
         raise error.of("message") from None
-    return GenerateResponse(response=collector.text())
+    return {"response": "".join(answer.choices[0].text)}

@@ -12,8 +12,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.answers.stream import ClientLeft
-from gateway.errors import from_exception
+from gateway.errors import ClientLeft, from_exception
 from worker.protocol import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
 API_VERSION = "2020-10-01"  # what OpenAI's own servers send as `openai-version`
@@ -115,6 +114,11 @@ class CompletionLog:
         self._model, self._started = model, time.perf_counter()
         self._first_token: int | None = None
         self._reasons: list[str] = []
+
+    @property
+    def num_finished(self) -> int:
+        """How many choices are complete."""
+        return len(self._reasons)
 
     def observe(self, events: Iterable[Event]) -> None:
         for event in events:

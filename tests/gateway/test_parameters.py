@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from compat_tests import strict
-from gateway.openai.requests import ChatCompletionRequest
+from gateway.openai.chat.request import ChatCompletionRequest
 from gateway.settings import GatewaySettings
 from tests.serving import ScriptedBackend, serving
 from worker.protocol import (

@@ -1,281 +1,203 @@
-"""From the worker's events to OpenAI's shapes: pure functions, no HTTP and no waiting.
-
-Shapes are those of OpenAI's API reference for chat completions (`chat.completion`,
-`chat.completion.chunk`, `model`).
-"""
+"""Chat completions as they go out: `chat.completion`, and `chat.completion.chunk` in a stream."""
 
 from __future__ import annotations
 
-import secrets
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, NotRequired
 
 import orjson
+from typing_extensions import TypedDict
 
-from gateway.errors import APIError
+from gateway.answers.whole import Call, Choice, WholeAnswer
+from gateway.openai.encoder import CompletionEncoder, Head, head
+from gateway.openai.logprobs import Logprobs, chat_logprobs
+from gateway.openai.usage import CompletionUsage, completion_usage
 from worker.protocol import (
-    Accepted,
     Event,
     Finished,
     FinishReason,
-    ModelInfo,
     ReasoningDelta,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
     Usage,
-    WorkerFailed,
 )
 
-SYSTEM_FINGERPRINT = "llama-gateway"
-DONE = b"data: [DONE]\n\n"
-
-# What the deprecated `functions` get instead of tool calls.
-_FUNCTION_CALL = "function_call"
+# The last is what the deprecated `functions` get instead of `tool_calls`.
+FinishReasons = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
-@dataclass(slots=True)
-class Reply:
-    """What every chunk of one answer has in common. `functions`: asked for by their deprecated name."""
+class FunctionResult(TypedDict):
+    name: str
+    arguments: str
 
-    model: str
-    object: str
-    functions: bool = False
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
-    created: int = field(default_factory=lambda: int(time.time()))
 
-    def frame(self, choices: list[dict[str, Any]], usage: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": self.object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": SYSTEM_FINGERPRINT,
-            "choices": choices,
-            "usage": usage,
+class ToolCallResult(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: FunctionResult
+
+
+class AnswerMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    annotations: list[dict[str, Any]]
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCallResult]]
+    function_call: NotRequired[FunctionResult]
+
+
+class AnswerChoice(TypedDict):
+    index: int
+    message: AnswerMessage
+    logprobs: Logprobs | None
+    finish_reason: FinishReasons
+
+
+class ChatCompletion(Head):
+    object: Literal["chat.completion"]
+    choices: list[AnswerChoice]
+    usage: CompletionUsage
+
+
+class FunctionDelta(TypedDict):
+    name: NotRequired[str]
+    arguments: str
+
+
+class ToolCallChunk(TypedDict):
+    """The first of a call introduces it, the later ones only add to its arguments."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionDelta
+
+
+class Delta(TypedDict, total=False):
+    role: Literal["assistant"]
+    content: str
+    reasoning_content: str
+    tool_calls: list[ToolCallChunk]
+    function_call: FunctionDelta
+
+
+class ChunkChoice(TypedDict):
+    index: int
+    delta: Delta
+    logprobs: Logprobs | None
+    finish_reason: FinishReasons | None
+
+
+class ChatCompletionChunk(Head):
+    """The data of one server-sent event; the last event's data is `[DONE]`."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChunkChoice]
+    usage: NotRequired[CompletionUsage | None]
+
+
+class ChatEncoder(CompletionEncoder):
+    """`functions`: tools were offered, and calls are told, by their deprecated name."""
+
+    def __init__(self, model: str, num_choices: int, include_usage: bool, functions: bool = False) -> None:
+        self._head, self._num_choices, self._functions = head("chatcmpl", model), num_choices, functions
+        frame: ChatCompletionChunk = {
+            **self._head,
+            "object": "chat.completion.chunk",
+            "choices": [],
+            "usage": None,
         }
+        super().__init__(frame, include_usage)
 
+    def opening(self) -> bytes:
+        opening: Delta = {"role": "assistant", "content": ""}
+        return b"".join([self._delta(index, opening) for index in range(self._num_choices)])
 
-@dataclass(slots=True)
-class StreamEncoder(ABC):
-    """Events to the bytes of an SSE stream: one write for all that a batch brings."""
-
-    reply: Reply
-    include_usage: bool
-    _unfinished: set[int] = field(default_factory=set)
-
-    def opening(self, num_choices: int) -> bytes:
-        """What comes before the first text."""
-        self._unfinished = set(range(num_choices))
-        return b"".join(map(self._start, range(num_choices)))
-
-    def encode(self, events: Iterable[Event]) -> bytes:
-        return b"".join(self._event(event) for event in events)
-
-    def check_complete(self) -> None:
-        """Clients take a stream that just ends for a finished one, so it must not."""
-        if self._unfinished:
-            raise unfinished()
-
-    def _event(self, event: Event) -> bytes:
-        match event:
-            case Finished():
-                self._unfinished.discard(event.index)
-                return self._end(event)
-            case Usage():
-                return data(self.reply.frame([], usage_body(event))) if self.include_usage else b""
-            case _:
-                return self._piece(event)
-
-    @abstractmethod
-    def _start(self, index: int) -> bytes: ...
-
-    @abstractmethod
-    def _piece(self, event: Event) -> bytes: ...
-
-    @abstractmethod
-    def _end(self, finished: Finished) -> bytes: ...
-
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
-        frame = self.reply.frame([choice])
-        if not self.include_usage:
-            del frame["usage"]
-        return data(frame)
-
-
-@dataclass(slots=True)
-class ChunkEncoder(StreamEncoder):
-    """`chat.completion.chunk`."""
-
-    def _start(self, index: int) -> bytes:
-        return self._choice(index, {"role": "assistant", "content": ""})
-
-    def _piece(self, event: Event) -> bytes:
+    def event(self, event: Event) -> bytes:
         match event:
             case TextDelta():
-                return self._choice(event.index, {"content": event.text}, logprobs=_logprobs(event.logprobs))
+                return self._delta(event.index, {"content": event.text}, event.logprobs)
             case ReasoningDelta():
-                return self._choice(event.index, {"reasoning_content": event.text})
+                return self._delta(event.index, {"reasoning_content": event.text})
             case ToolCallDelta():
-                return self._choice(event.index, self._call(event))
+                return self._delta(event.index, self._call(event))
+            case Finished():
+                return self._delta(event.index, {}, reason=self._reason(event.reason))
+            case Usage():
+                return self.usage(event)
             case _:
                 return b""
 
-    def _end(self, finished: Finished) -> bytes:
-        return self._choice(finished.index, {}, finish_reason=_reason(finished.reason, self.reply))
+    def whole(self, answer: WholeAnswer) -> bytes:
+        choices: list[AnswerChoice] = [
+            {
+                "index": index,
+                "message": self._message(choice),
+                "logprobs": chat_logprobs(choice.logprobs),
+                "finish_reason": self._reason(choice.finish_reason),
+            }
+            for index, choice in enumerate(answer.choices)
+        ]
+        body: ChatCompletion = {
+            **self._head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": completion_usage(answer.usage),
+        }
+        return orjson.dumps(body)
 
-    def _call(self, event: ToolCallDelta) -> dict[str, Any]:
-        """The first delta of a call introduces it, the later ones only add to its arguments."""
-        function = {"arguments": event.arguments}
-        if event.name is not None:
-            function = {"name": event.name, **function}
-        if self.reply.functions:
-            return {_FUNCTION_CALL: function}
-        head = {} if event.id is None else {"id": event.id, "type": "function"}
-        return {"tool_calls": [{"index": event.call, **head, "function": function}]}
-
-    def _choice(
+    def _delta(
         self,
         index: int,
-        delta: dict[str, Any],
-        *,
-        finish_reason: str | None = None,
-        logprobs: dict[str, Any] | None = None,
+        delta: Delta,
+        logprobs: Sequence[TokenLogprob] = (),
+        reason: FinishReasons | None = None,
     ) -> bytes:
-        return self._chunk(
-            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        choice: ChunkChoice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": chat_logprobs(logprobs),
+            "finish_reason": reason,
+        }
+        return self.chunk(choice)
+
+    def _reason(self, reason: FinishReason) -> FinishReasons:
+        return "function_call" if self._functions and reason == "tool_calls" else reason
+
+    def _call(self, event: ToolCallDelta) -> Delta:
+        function: FunctionDelta = (
+            {"arguments": event.arguments}
+            if event.name is None
+            else {"name": event.name, "arguments": event.arguments}
         )
+        if self._functions:
+            return {"function_call": function}
+        if event.id is None:
+            return {"tool_calls": [{"index": event.call, "function": function}]}
+        return {
+            "tool_calls": [{"index": event.call, "id": event.id, "type": "function", "function": function}]
+        }
 
-
-def unfinished() -> WorkerFailed:
-    return WorkerFailed("The worker ended before the answer was complete. Send the request again.")
-
-
-def _reason(reason: FinishReason, reply: Reply) -> str:
-    return _FUNCTION_CALL if reply.functions and reason == "tool_calls" else reason
-
-
-def error_frame(error: APIError) -> bytes:
-    """An error after the first byte: the stream's last event."""
-    return b"data: " + error.body + b"\n\n"
-
-
-def data(frame: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(frame) + b"\n\n"
-
-
-@dataclass(slots=True)
-class _Call:
-    id: str
-    name: str
-    arguments: list[str] = field(default_factory=list)
-
-    def function(self) -> dict[str, str]:
-        return {"name": self.name, "arguments": "".join(self.arguments)}
-
-
-@dataclass(slots=True)
-class _Choice:
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: list[_Call] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-    def message(self, reply: Reply) -> dict[str, Any]:
-        text = "".join(self.text)
-        content = None if self.calls and not text else text
-        message: dict[str, Any] = {
+    def _message(self, choice: Choice) -> AnswerMessage:
+        text = "".join(choice.text)
+        message: AnswerMessage = {
             "role": "assistant",
-            "content": content,
+            "content": None if choice.calls and not text else text,
             "refusal": None,
             "annotations": [],
         }
-        if self.reasoning:
-            message["reasoning_content"] = "".join(self.reasoning)
-        if self.calls and reply.functions:
-            message[_FUNCTION_CALL] = self.calls[0].function()
-        elif self.calls:
+        if choice.reasoning:
+            message["reasoning_content"] = "".join(choice.reasoning)
+        if choice.calls and self._functions:
+            message["function_call"] = _function(choice.calls[0])
+        elif choice.calls:
             message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": call.function()} for call in self.calls
+                {"id": call.id, "type": "function", "function": _function(call)} for call in choice.calls
             ]
         return message
 
 
-class Collector:
-    """Events to one completion."""
-
-    def __init__(self, num_choices: int) -> None:
-        self.choices = [_Choice() for _ in range(num_choices)]
-        self.usage = Usage(0, 0)
-        self.ignored: tuple[str, ...] = ()
-
-    def add(self, events: Iterable[Event]) -> None:
-        for event in events:
-            match event:
-                case Accepted():
-                    self.ignored = event.ignored
-                case TextDelta():
-                    self.choices[event.index].text.append(event.text)
-                    self.choices[event.index].logprobs.extend(event.logprobs)
-                case ReasoningDelta():
-                    self.choices[event.index].reasoning.append(event.text)
-                case ToolCallDelta():
-                    self._add_call(event)
-                case Finished():
-                    self.choices[event.index].finish_reason = event.reason
-                case Usage():
-                    self.usage = event
-
-    def _add_call(self, delta: ToolCallDelta) -> None:
-        calls = self.choices[delta.index].calls
-        if delta.id is not None and delta.name is not None:
-            calls.append(_Call(delta.id, delta.name))
-        calls[delta.call].arguments.append(delta.arguments)
-
-    def check_complete(self) -> None:
-        if any(choice.finish_reason is None for choice in self.choices):
-            raise unfinished()
-
-    def text(self, index: int = 0) -> str:
-        return "".join(self.choices[index].text)
-
-    def completion(self, reply: Reply) -> dict[str, Any]:
-        choices = [
-            {
-                "index": index,
-                "message": choice.message(reply),
-                "logprobs": _logprobs(choice.logprobs),
-                "finish_reason": choice.finish_reason and _reason(choice.finish_reason, reply),
-            }
-            for index, choice in enumerate(self.choices)
-        ]
-        return reply.frame(choices, usage_body(self.usage))
-
-
-def usage_body(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
-def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    if not tokens:
-        return None
-    content = [{**_logprob(token), "top_logprobs": [_logprob(top) for top in token.top]} for token in tokens]
-    return {"content": content, "refusal": None}
-
-
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes)}
-
-
-def model_body(model: ModelInfo) -> dict[str, Any]:
-    return {"id": model.id, "object": "model", "created": model.created, "owned_by": "llama-gateway"}
+def _function(call: Call) -> FunctionResult:
+    return {"name": call.name, "arguments": "".join(call.arguments)}

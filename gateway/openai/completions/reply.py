@@ -1,57 +1,95 @@
-"""The worker's events in the shapes of OpenAI's legacy text completions."""
+"""Text completions as they go out: `text_completion`, whole or in chunks."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, NotRequired
 
-from gateway.openai.chat.reply import Collector, Reply, StreamEncoder, usage_body
-from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob
+import orjson
+from typing_extensions import TypedDict
+
+from gateway.answers.whole import WholeAnswer
+from gateway.openai.encoder import CompletionEncoder, Head, head
+from gateway.openai.usage import CompletionUsage, completion_usage
+from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob, Usage
 
 
-def text_reply(model: str) -> Reply:
-    """Whole or in chunks, the object has the same name."""
-    return Reply(model, "text_completion", id=f"cmpl-{secrets.token_hex(12)}")
+class LegacyLogprobs(TypedDict):
+    """Parallel lists; `text_offset` counts characters from the text's start."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
 
 
-@dataclass(slots=True)
-class TextChunkEncoder(StreamEncoder):
-    """`text_completion` in pieces; nothing introduces a text."""
+class TextChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: LegacyLogprobs | None
+    finish_reason: FinishReason | None
 
-    _offsets: dict[int, int] = field(default_factory=dict)
 
-    def _start(self, index: int) -> bytes:
+class TextCompletion(Head):
+    """Whole, or the data of one server-sent event."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+    usage: NotRequired[CompletionUsage | None]
+
+
+class TextEncoder(CompletionEncoder):
+    """Nothing introduces a text."""
+
+    def __init__(self, model: str, num_choices: int, include_usage: bool) -> None:
+        self._completion: TextCompletion = {
+            **head("cmpl", model),
+            "object": "text_completion",
+            "choices": [],
+            "usage": None,
+        }
+        self._offsets = [0] * num_choices
+        super().__init__(self._completion, include_usage)
+
+    def opening(self) -> bytes:
         return b""
 
-    def _piece(self, event: Event) -> bytes:
-        if not isinstance(event, TextDelta):
-            return b""
-        offset = self._offsets.get(event.index, 0)
-        self._offsets[event.index] = offset + len(event.text)
-        return self._chunk(choice(event.index, event.text, logprobs(event.logprobs, offset), None))
+    def event(self, event: Event) -> bytes:
+        match event:
+            case TextDelta():
+                return self._text(event)
+            case Finished():
+                return self.chunk(_choice(event.index, "", None, event.reason))
+            case Usage():
+                return self.usage(event)
+            case _:
+                return b""
 
-    def _end(self, finished: Finished) -> bytes:
-        return self._chunk(choice(finished.index, "", None, finished.reason))
+    def whole(self, answer: WholeAnswer) -> bytes:
+        choices = [
+            _choice(index, "".join(choice.text), _logprobs(choice.logprobs, 0), choice.finish_reason)
+            for index, choice in enumerate(answer.choices)
+        ]
+        body: TextCompletion = {
+            **self._completion,
+            "choices": choices,
+            "usage": completion_usage(answer.usage),
+        }
+        return orjson.dumps(body)
+
+    def _text(self, delta: TextDelta) -> bytes:
+        offset = self._offsets[delta.index]
+        self._offsets[delta.index] += len(delta.text)
+        return self.chunk(_choice(delta.index, delta.text, _logprobs(delta.logprobs, offset), None))
 
 
-def text_completion(collector: Collector, reply: Reply) -> dict[str, Any]:
-    choices = [
-        choice(index, collector.text(index), logprobs(collected.logprobs, 0), collected.finish_reason)
-        for index, collected in enumerate(collector.choices)
-    ]
-    return reply.frame(choices, usage_body(collector.usage))
+def _choice(
+    index: int, text: str, logprobs: LegacyLogprobs | None, finish_reason: FinishReason | None
+) -> TextChoice:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def choice(
-    index: int, text: str, logprobs: dict[str, Any] | None, reason: FinishReason | None
-) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-
-
-def logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
-    """Parallel lists, as the legacy API has them; `text_offset` counts characters from the text's start."""
+def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> LegacyLogprobs | None:
     if not tokens:
         return None
     offsets = []

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from gateway.deps import GatewayDep
-from gateway.document import ModelBody, ModelList
-from gateway.openai.chat.reply import model_body
+from gateway.openai.models.reply import ModelBody, ModelList, model_body, model_list
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("", responses={200: {"model": ModelList}})
-async def list_models(gateway: GatewayDep) -> dict[str, Any]:
+@router.get("")
+async def list_models(gateway: GatewayDep) -> ModelList:
     """The models that `model` may name."""
-    return {"object": "list", "data": [model_body(model) for model in await gateway.backend.models()]}
+    return model_list(await gateway.backend.models())
 
 
-@router.get("/{model_id:path}", responses={200: {"model": ModelBody}})
-async def retrieve_model(model_id: str, gateway: GatewayDep) -> dict[str, Any]:
+@router.get("/{model_id:path}")
+async def retrieve_model(model_id: str, gateway: GatewayDep) -> ModelBody:
     """One model."""
     return model_body(await gateway.model(model_id))

@@ -1,0 +1,98 @@
+"""Chat completions as they come in: every parameter is honoured, reported as ignored, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from gateway.errors import invalid
+from gateway.json_body import StrictBody
+from gateway.openai.chat.messages import Content, Message, template_messages
+from gateway.openai.chat.response_format import ResponseFormat, response_format
+from gateway.openai.chat.tools import ToolFields, tool_use
+from gateway.openai.marks import Hint, Refused, refuse_unsupported
+from gateway.openai.sampling import MAX_INT32, SamplingFields, ignored, refuse_grammar, sampling_params
+from worker.protocol import ChatRequest
+
+TEXT_ONLY = "these models answer in text only."
+
+
+class Prediction(StrictBody):
+    type: Literal["content"]
+    content: Content
+
+
+class ChatCompletionRequest(SamplingFields, ToolFields):
+    """All 37 parameters of OpenAI's reference, and llama.cpp's own."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, str] | None, Hint()] = None
+    safety_identifier: Annotated[Annotated[str, Field(max_length=64)] | None, Hint()] = None
+    prompt_cache_key: Annotated[str | None, Hint()] = None
+    prompt_cache_retention: Annotated[Literal["in_memory", "24h"] | None, Hint()] = None
+    prompt_cache_options: Annotated[dict[str, Any] | None, Hint()] = None
+    service_tier: Annotated[
+        Literal["auto", "default", "flex", "scale", "priority", "fast"] | None, Hint()
+    ] = None
+    verbosity: Annotated[Literal["low", "medium", "high"] | None, Hint()] = None
+    prediction: Annotated[Prediction | None, Hint()] = None
+    audio: Annotated[dict[str, Any] | None, Refused(TEXT_ONLY)] = None
+    web_search_options: Annotated[dict[str, Any] | None, Refused("this server has no access to the web.")] = (
+        None
+    )
+    moderation: Annotated[dict[str, Any] | None, Refused("this server does not moderate.")] = None
+    store: Annotated[
+        bool | None, Refused("nothing is stored here. Leave it out or send false.", unless=False)
+    ] = None
+    modalities: Annotated[
+        list[Literal["text", "audio"]] | None,
+        Refused(f'{TEXT_ONLY[:-1]}. Leave it out or send ["text"].', unless=["text"]),
+    ] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("it is only allowed when 'logprobs' is true")
+        return value
+
+
+def chat_request(body: ChatCompletionRequest, request_id: str, *, allow_grammar: bool) -> ChatRequest:
+    """Raises APIError for what cannot be honoured."""
+    refuse_unsupported(body)
+    refuse_grammar(body, allow_grammar)
+    use = tool_use(body)
+    request = ChatRequest(
+        request_id=request_id,
+        model=body.model,
+        messages=template_messages(body.messages),
+        sampling=sampling_params(
+            body,
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        ),
+        n=body.n or 1,
+        stream=bool(body.stream),
+        tool_use=use,
+        response_format=response_format(body.response_format),
+        reasoning_effort=body.reasoning_effort,
+        template_kwargs=body.chat_template_kwargs or {},
+        grammar=body.grammar,
+    )
+    if request.grammar and (request.response_format or (use and use.required)):
+        raise invalid("'grammar' cannot be combined with 'response_format' or a required tool.", "grammar")
+    return request
+
+
+def ignored_parameters(body: ChatCompletionRequest, request: ChatRequest) -> Iterable[str]:
+    yield from ignored(body)
+    if body.parallel_tool_calls is not None and request.tool_use is None:
+        yield "parallel_tool_calls"

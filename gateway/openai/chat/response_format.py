@@ -1,0 +1,41 @@
+"""The format that a chat's answer is to have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gateway.json_body import StrictBody
+from gateway.openai.chat.tools import Name
+from worker import protocol
+
+
+class JSONSchemaFormat(StrictBody):
+    name: Name
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class PlainFormat(StrictBody):
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(StrictBody):
+    type: Literal["json_schema"]
+    json_schema: JSONSchemaFormat
+
+
+ResponseFormat = Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")]
+
+
+def response_format(form: ResponseFormat | None) -> protocol.ResponseFormat | None:
+    any_object = {"type": "object"}
+    if form is None or form.type == "text":
+        return None
+    if isinstance(form, PlainFormat):
+        return protocol.ResponseFormat(any_object)
+    wanted = form.json_schema
+    schema = any_object if wanted.schema_ is None else wanted.schema_
+    return protocol.ResponseFormat(schema, wanted.name, wanted.description)

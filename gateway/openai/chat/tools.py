@@ -1,0 +1,156 @@
+"""The tools of a chat: which may be called, and which has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from gateway.errors import invalid, unsupported
+from gateway.json_body import StrictBody
+from worker import protocol
+
+FUNCTIONS_ONLY = "these models call functions, not custom tools. Send a tool of type 'function'."
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class CustomTool(StrictBody):
+    """A tool that takes plain text, its choice or its call: understood, and refused by name."""
+
+    type: Literal["custom"]
+
+
+class FunctionDefinition(StrictBody):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(StrictBody):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+def tool_kind(value: Any) -> str:
+    # The tags are no names of fields: a location that mentions them can still be followed.
+    return "custom-tool" if isinstance(value, dict) and value.get("type") == "custom" else "function-tool"
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")],
+    Discriminator(tool_kind),
+]
+
+
+class FunctionName(StrictBody):
+    name: str
+
+
+def _function_choice_kind(value: Any) -> str:
+    return "named" if isinstance(value, dict) else "mode"
+
+
+FunctionChoice = Annotated[
+    Annotated[Literal["none", "auto"], Tag("mode")] | Annotated[FunctionName, Tag("named")],
+    Discriminator(_function_choice_kind),
+]
+
+
+class NamedTool(StrictBody):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(StrictBody):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedToolsChoice(StrictBody):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+ToolChoiceMode = Literal["none", "auto", "required"]
+
+
+def _choice_kind(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "mode"
+    return {"allowed_tools": "allowed", "custom": "custom"}.get(str(value.get("type")), "named")
+
+
+ToolChoice = Annotated[
+    Annotated[ToolChoiceMode, Tag("mode")]
+    | Annotated[NamedTool, Tag("named")]
+    | Annotated[AllowedToolsChoice, Tag("allowed")]
+    | Annotated[CustomTool, Tag("custom")],
+    Discriminator(_choice_kind),
+]
+
+
+class ToolFields(StrictBody):
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[FunctionDefinition], Field(min_length=1, max_length=128)] | None = None
+    function_call: FunctionChoice | None = None
+
+
+def tool_use(body: ToolFields) -> protocol.ToolUse | None:
+    """The tools that may be called; None where none may. Deprecated functions are tools as well."""
+    definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
+    choice: Any = body.tool_choice
+    param, choice_param = "tools", "tool_choice"
+    if body.functions or body.function_call is not None:
+        if body.tools or choice is not None:
+            raise invalid("'functions' and 'function_call' are deprecated and exclude 'tools'.", "functions")
+        definitions, choice = body.functions or [], body.function_call
+        param, choice_param = "functions", "function_call"
+    tools = {definition.name: _tool(definition) for definition in definitions}
+    if len(tools) < len(definitions):
+        raise invalid(f"Every name in '{param}' may occur only once.", param)
+    if choice not in (None, "none", "auto") and not tools:
+        raise invalid(f"'{choice_param}' is only allowed when '{param}' are given.", choice_param)
+    if not tools or choice == "none":
+        return None
+    parallel = body.parallel_tool_calls is not False and not body.functions
+    match choice:
+        case None | "auto" | "required":
+            return protocol.ToolUse(tuple(tools.values()), choice == "required", parallel)
+        case AllowedToolsChoice():
+            allowed = choice.allowed_tools
+            names = [tool.function.name for tool in allowed.tools]
+            return protocol.ToolUse(_chosen(tools, names, choice_param), allowed.mode == "required", parallel)
+        case CustomTool():
+            raise unsupported(choice_param, FUNCTIONS_ONLY)
+        case NamedTool():
+            return protocol.ToolUse(_chosen(tools, [choice.function.name], choice_param), True, False)
+        case _:
+            return protocol.ToolUse(_chosen(tools, [choice.name], choice_param), True, False)
+
+
+def _function(tool: Tool, where: str) -> FunctionDefinition:
+    if isinstance(tool, CustomTool):
+        raise unsupported(where, FUNCTIONS_ONLY)
+    return tool.function
+
+
+def _tool(definition: FunctionDefinition) -> protocol.Tool:
+    return protocol.Tool(
+        definition.name, definition.description, definition.parameters, bool(definition.strict)
+    )
+
+
+def _chosen(
+    tools: Mapping[str, protocol.Tool], names: Sequence[str], param: str
+) -> tuple[protocol.Tool, ...]:
+    for name in names:
+        if name not in tools:
+            raise invalid(
+                f"'{param}' names '{name}', which is not among the tools: {', '.join(tools)}.", param
+            )
+    return tuple(tools[name] for name in dict.fromkeys(names))
