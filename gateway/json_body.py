@@ -20,6 +20,10 @@ class StrictBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
+    def known_fields(self) -> dict[str, Any]:
+        """What was given, under its own names. Nulls deeper down, as in a JSON Schema, stay."""
+        return self.model_dump(include=set(type(self).model_fields), by_alias=True, exclude_none=True)
+
 
 class JSONRoute(APIRoute):
     """A route whose bodies are decoded by `decoded`."""

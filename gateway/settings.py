@@ -36,10 +36,6 @@ class GatewaySettings(BaseSettings):
     )
     log_level: LogLevel = Field(default="info", description="log level")
     log_json: bool = Field(default=False, description="log lines as JSON")
-    allow_grammar: bool = Field(
-        default=False,
-        description="accept grammars (GBNF) from clients; only from those you trust, one can stop the server",
-    )
 
     @property
     def key_list(self) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
 from worker.chat.answer import Answer, PlainReader
 from worker.chat.messages import with_system_prompt
-from worker.chat.prepare import prepare
 from worker.chat.template import ChatTemplate
+from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
 from worker.llama.chat_handler import ChatHandler
 from worker.llama.cpu_variants import finds_gpu, loaded_variant
@@ -20,7 +20,6 @@ from worker.models.files import (
     LOCAL_ADVICE,
     ModelFileError,
     check_model_file,
-    recommended_sampling,
     slow_type_notice,
 )
 from worker.protocol import (
@@ -30,7 +29,6 @@ from worker.protocol import (
     Event,
     ModelInfo,
     Request,
-    SamplingParams,
     WorkerFailed,
 )
 from worker.settings import WorkerSettings
@@ -55,6 +53,7 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             max_waiting=settings.llm_max_waiting,
             prefix_cache=settings.llm_prefix_cache,
             prompt_lookup=settings.llm_prompt_lookup,
+            recommended_sampling=settings.llm_recommended_sampling,
             n_gpu_layers=settings.n_gpu_layers,
             verbose=False,
         )
@@ -68,10 +67,9 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             f"{error}. Set fewer LLM_SLOTS, a smaller LLM_CTX, or serve a smaller model."
         ) from error
     loaded = time.perf_counter()
-    template = ChatTemplate(llama.metadata.get("tokenizer.chat_template"), llama.vocabulary)
-    llama.chat_handler = ChatHandler(template)
     if settings.llm_prefix_cache and settings.system_prompt:
-        llama.prefill_prefix(system_prefix(template, settings.system_prompt))
+        assert isinstance(llama.chat_handler, ChatHandler)
+        llama.prefill_prefix(system_prefix(llama.chat_handler.template, settings.system_prompt))
     log.info(
         "%s: %d slots of %d tokens, CPU variant %s; loaded in %.2f s, system prompt prefilled in %.2f s",
         *(path.name, llama.num_slots, llama.context_length, loaded_variant()),
@@ -118,9 +116,6 @@ class Worker:
 
     def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
         self._llama, self._settings = llama, settings
-        assert isinstance(llama.chat_handler, ChatHandler)
-        self._template = llama.chat_handler.template
-        self._recommended = recommended_sampling(llama.metadata) if settings.llm_recommended_sampling else {}
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
 
     @property
@@ -146,15 +141,12 @@ class Worker:
             yield [Accepted(answer.prompt_tokens, answer.ignored)]
             async for events in answer.events():
                 yield events
-            yield [answer.usage(self._count)]
+            yield [answer.usage()]
         finally:
             answer.abort()
 
     def close(self) -> None:
         self._llama.close()
-
-    def _count(self, text: str) -> int:
-        return len(self._llama.tokenize(text.encode(), add_bos=False, special=True))
 
     def _text(self, prompt: str | Sequence[int]) -> str:
         if isinstance(prompt, str):
@@ -172,57 +164,42 @@ class Worker:
             raise
 
     def _create_chat(self, request: ChatRequest) -> Answer:
-        chat = prepare(request, self._template, self._settings.system_prompt)
-        answer = Answer(chat.ignored, num_each=request.n)
-        with answer.aborted_on_error():
-            for index in range(request.n):
-                sampling = completion_kwargs(request.sampling, self._recommended, index)
-                create: Any = self._llama.create_chat_completion
-                stream = create(chat.prompt, stream=True, grammar=chat.grammar, **sampling)
-                answer.add(stream.completion, chat.reader(index))
-        return answer
+        sampling = request.sampling.given()
+        num_top = sampling.pop("logprobs")
+        stream = self._llama.create_chat_completion(
+            with_system_prompt(request.messages, self._settings.system_prompt),
+            stream=True,
+            n=request.n,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            parallel_tool_calls=request.parallel_tool_calls,
+            response_format=request.response_format,
+            reasoning_effort=request.reasoning_effort,
+            chat_template_kwargs=request.template_kwargs,
+            logprobs=num_top is not None,
+            top_logprobs=num_top,
+            **sampling,
+        )
+        assert isinstance(stream, Answer)
+        return stream
 
     def _create_completions(self, request: CompletionRequest) -> Answer:
-        answer = Answer(num_each=request.n)
+        answer = Answer(self._llama.count_tokens, num_each=request.n)
+        sampling = request.sampling.given()
+        seed = sampling.pop("seed")
         with answer.aborted_on_error():
             for number, prompt in enumerate(request.prompts):
                 text_or_tokens = prompt if isinstance(prompt, str) else list(prompt)
                 for index in range(request.n):
-                    options = completion_kwargs(request.sampling, self._recommended, index)
-                    options["logprobs"] = options.pop("top_logprobs")
-                    stream: Any = self._llama.create_completion(
-                        text_or_tokens, stream=True, grammar=request.grammar, **options
+                    choice_seed = None if seed is None else seed + index  # choices differ, and repeat
+                    stream = self._llama.create_completion(
+                        text_or_tokens, stream=True, seed=choice_seed, **sampling
                     )
+                    assert isinstance(stream, CompletionStream)
                     # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.
                     echo = self._text(prompt) if request.echo else ""
                     answer.add(stream, PlainReader(number * request.n + index, echo))
         return answer
-
-
-def completion_kwargs(
-    sampling: SamplingParams, recommended: Mapping[str, float], index: int
-) -> dict[str, Any]:
-    """llama-cpp-python's names; the choices of a seeded request differ, and repeat."""
-    kwargs: dict[str, Any] = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repeat_penalty": sampling.repeat_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()} or None,
-        "seed": None if sampling.seed is None else sampling.seed + index,
-        "stop": list(sampling.stop),
-        "max_tokens": sampling.max_tokens,
-        "typical_p": sampling.typical_p,
-        "mirostat_mode": sampling.mirostat_mode,
-        "mirostat_tau": sampling.mirostat_tau,
-        "mirostat_eta": sampling.mirostat_eta,
-        "logprobs": sampling.logprobs is not None,
-        "top_logprobs": sampling.logprobs,
-    }
-    return kwargs | {name: recommended[name] for name in sampling.left_to_model & recommended.keys()}
 
 
 def _abort_created(submitted: asyncio.Future[Answer]) -> None:

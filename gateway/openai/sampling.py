@@ -11,14 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from gateway.errors import unsupported
 from gateway.json_body import StrictBody
-from gateway.openai.marks import Hint, hints
+from gateway.openai.marks import Hint, Refused, hints
 from worker.protocol import RECOMMENDABLE, SamplingParams
 
 MAX_STOP_STRINGS = 4
 MAX_CHOICES = 128
-MAX_GRAMMAR = 100_000
 MAX_INT32 = 2**31 - 1
 
 
@@ -71,7 +69,10 @@ class SamplingFields(StrictBody):
     mirostat_mode: int | None = Field(default=None, ge=0, le=2)
     mirostat_tau: float | None = Field(default=None, ge=0, le=100)
     mirostat_eta: float | None = Field(default=None, ge=0, le=1)
-    grammar: Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR)] | None = None
+    # llama.cpp's parser trusts the author of a grammar: some crash it, some keep it busy for ever.
+    grammar: Annotated[
+        str | None, Refused("send a JSON Schema as 'response_format' of a chat completion.")
+    ] = None
 
     @field_validator("stream_options")
     @classmethod
@@ -99,16 +100,6 @@ def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: i
         "left_to_model": frozenset(name for name in RECOMMENDABLE if given[name] is None),
     }
     return SamplingParams(**{name: value for name, value in given.items() if value is not None})
-
-
-def refuse_grammar(body: SamplingFields, allow_grammar: bool) -> None:
-    """llama.cpp's parser trusts the author of a grammar: some crash it, some keep it busy for ever."""
-    if body.grammar is not None and not allow_grammar:
-        raise unsupported(
-            "grammar",
-            "this server takes no grammars from clients. Use the 'response_format' of chat completions, or "
-            "start the server with ALLOW_GRAMMAR=true.",
-        )
 
 
 def ignored(body: SamplingFields) -> Iterable[str]:

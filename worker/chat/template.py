@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -40,15 +41,12 @@ RESERVED = frozenset(
 _REFUSALS = (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
-class Prompt(list[Message]):
-    """A conversation that is rendered already; still a list of messages, as the library's signature has it.
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation; `text` has placeholders for what looked like a control token."""
 
-    `text` has placeholders for what looked like a control token.
-    """
-
-    def __init__(self, messages: Sequence[Message], text: str, tokens: list[int]) -> None:
-        super().__init__(messages)
-        self.text, self.tokens = text, tokens
+    text: str
+    tokens: list[int]
 
 
 class ChatTemplate:
@@ -79,7 +77,7 @@ class ChatTemplate:
         variables = self._control.hide({**template_kwargs, "tools": list(tools) if tools else None}, literals)
         text = self._render(hidden, variables)
         tokens = self._with_bos(self._control.tokenize(text, literals, self._vocabulary.tokenize))
-        return Prompt(hidden, text, tokens)
+        return Prompt(text, tokens)
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         refusal: Exception | None = None

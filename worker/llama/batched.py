@@ -1,34 +1,32 @@
-"""BatchedLlama: llama-cpp-python's `Llama`, whose completions share one continuous batch.
-
-The library's `create_chat_completion` calls `self.create_completion(prompt=<tokens>, ...)`, so overriding
-that one method is enough for any number of callers at once.
-"""
+"""BatchedLlama: llama-cpp-python's `Llama`, whose completions share one continuous batch."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 import numpy as np
 
+from worker.chat.template import ChatTemplate
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine, EngineStats
-from worker.engine.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler
+from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
+from worker.llama.chat_handler import ChatHandler, ChatStream
 from worker.llama.context import LlamaRunner, choose_num_slots
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
-from worker.llama.samplers import Grammar, mirostat_chain, typical_chain
+from worker.llama.recommended import recommended_sampling as recommended
+from worker.llama.samplers import Grammar, llama_chain
 from worker.llama.vocabulary import LlamaVocabulary
 from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
 
 
 class BatchedLlama(llama_cpp.Llama):
-    """A model whose `create_completion` may be called by hundreds of threads or tasks at once.
+    """A model whose completions hundreds of threads or tasks may ask for at once, of chats or of text.
 
     `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
     `memory_mb` MiB beside the model; `max_waiting` more queue.
@@ -46,6 +44,7 @@ class BatchedLlama(llama_cpp.Llama):
         max_waiting: int = 128,
         prefix_cache: bool = True,
         prompt_lookup: bool = True,
+        recommended_sampling: bool = True,
         kv_unified: bool = False,
         n_ubatch: int = 512,
         type_k: int | None = None,
@@ -90,6 +89,10 @@ class BatchedLlama(llama_cpp.Llama):
             drafts=prompt_lookup and not recurrent,  # nor can a draft be taken back
         )
         self.engine.start()
+        self.recommended = recommended(self.metadata) if recommended_sampling else {}
+        if self.chat_handler is None:
+            template = ChatTemplate(self.metadata.get("tokenizer.chat_template"), self.vocabulary)
+            self.chat_handler = ChatHandler(template)  # type: ignore[assignment]
 
     @property
     def alive(self) -> bool:
@@ -117,37 +120,40 @@ class BatchedLlama(llama_cpp.Llama):
             engine.close()
         super().close()
 
+    def create_chat_completion(  # type: ignore[override]
+        self, messages: SequenceOf[Mapping[str, Any]], **options: Any
+    ) -> ChatStream | dict[str, Any]:
+        """As the library's, and more of OpenAI's API: see ChatHandler for `options`.
+
+        Tools, `tool_choice`, `response_format`, `n` and `reasoning_effort` do what they do there. What is
+        left out is what the model's file recommends, otherwise OpenAI's default.
+        """
+        handler: Any = self.chat_handler
+        answer: ChatStream | dict[str, Any] = handler(llama=self, messages=messages, **options)
+        return answer
+
     def create_completion(  # type: ignore[override]
         self,
         prompt: str | list[int],
         suffix: str | None = None,
         max_tokens: int | None = 16,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        typical_p: float = 1.0,
         logprobs: int | None = None,
         echo: bool = False,
         stop: str | SequenceOf[str] | None = None,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        repeat_penalty: float = 1.0,
-        top_k: int = 0,
         stream: bool = False,
-        seed: int | None = None,
         tfs_z: float = 1.0,
-        mirostat_mode: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
         model: str | None = None,
         stopping_criteria: Any = None,
         logits_processor: Any = None,
         grammar: llama_cpp.llama_grammar.LlamaGrammar | str | None = None,
         logit_bias: Mapping[int, float] | Mapping[str, float] | None = None,
+        **sampling: Any,
     ) -> dict[str, Any] | CompletionStream:
-        """As the library's, on the shared batch. The defaults are OpenAI's; `tfs_z` has no effect in either.
+        """As the library's, on the shared batch; `sampling` are further fields of SamplingParams.
 
-        Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is computed.
+        What is left out is what the model's file recommends, otherwise OpenAI's default; `tfs_z` has no
+        effect. Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is
+        computed.
         """
         if suffix is not None:
             raise InvalidRequest("'suffix' is not supported.", "suffix")
@@ -157,46 +163,19 @@ class BatchedLlama(llama_cpp.Llama):
         if room <= 0:
             raise ContextLengthExceeded(self.context_length, len(tokens))
         params = SamplingParams(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
+            **{**self.recommended, **sampling},
             logit_bias={int(token): float(bias) for token, bias in (logit_bias or {}).items()},
-            seed=seed,
             stop=_stop_strings(stop),
             max_tokens=max_tokens,
             logprobs=logprobs,
         )
         self._check_bias(params.logit_bias)
-        chain_seed = (seed if seed is not None else random.getrandbits(32)) & 0xFFFFFFFF
-        chooser: Chooser | None = None
-        if mirostat_mode and temperature >= MIN_TEMPERATURE:
-            chooser = mirostat_chain(
-                chain_seed,
-                version=mirostat_mode,
-                vocab_size=self.vocabulary.size,
-                tau=mirostat_tau,
-                eta=mirostat_eta,
-                temperature=temperature,
-            )
-        elif typical_p < 1 and temperature >= MIN_TEMPERATURE:
-            chooser = typical_chain(
-                chain_seed,
-                top_k=top_k,
-                typical_p=typical_p,
-                top_p=top_p,
-                min_p=min_p,
-                temperature=temperature,
-            )
         sequence = Sequence(
             tokens,
             Sampler(
                 params,
                 constraint=None if grammar is None else self._grammar(grammar),
-                chooser=chooser,
+                chooser=llama_chain(params, self.vocabulary.size),
                 last_n=self.last_n_tokens_size,
             ),
             Detokenizer(params.stop),
@@ -210,6 +189,9 @@ class BatchedLlama(llama_cpp.Llama):
         if stream:
             return completion
         return completion.completion(echo=self._text(prompt) if echo else "")
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.vocabulary.tokenize(text.encode(), True))
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -255,11 +237,6 @@ def _processor(processors: Any, tokens: list[int]) -> Callable[[Row], Row]:
 
 
 def _stopping(criteria: Any) -> Callable[[list[int]], bool] | None:
-    """The caller's own criteria, if there are any.
-
-    Chat templates always bring one that looks for the end-of-text token, which the engine does anyway.
-    """
-    own = [c for c in criteria or () if getattr(c, "__qualname__", "").split(".")[0] != "Jinja2ChatFormatter"]
-    if not own:
+    if not criteria:
         return None
-    return lambda tokens: any(c(np.asarray(tokens, np.intc), np.empty(0, np.single)) for c in own)
+    return lambda tokens: any(c(np.asarray(tokens, np.intc), np.empty(0, np.single)) for c in criteria)

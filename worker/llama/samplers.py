@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import random
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.engine.sampling import Row
+from worker.engine.sampling import MIN_TEMPERATURE, Row
 from worker.llama.library import llama_cpp
-from worker.protocol import InvalidRequest
+from worker.protocol import InvalidRequest, SamplingParams
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
 
@@ -90,25 +91,32 @@ class Chain(_Sampler):
         return token
 
 
-def typical_chain(
-    seed: int, *, top_k: int, typical_p: float, top_p: float, min_p: float, temperature: float
-) -> Chain:
+def llama_chain(params: SamplingParams, vocab_size: int) -> Chain | None:
+    """llama.cpp's own samplers, where `params` ask for what only they have; None where numpy's do."""
+    if params.temperature < MIN_TEMPERATURE:
+        return None
+    seed = (params.seed if params.seed is not None else random.getrandbits(32)) & 0xFFFFFFFF
+    if params.mirostat_mode:
+        return _mirostat_chain(params, vocab_size, seed)
+    return _typical_chain(params, seed) if params.typical_p < 1 else None
+
+
+def _typical_chain(params: SamplingParams, seed: int) -> Chain:
     """The library's own order of samplers, with typical sampling in it."""
     return (
         Chain()
-        .add(llama_cpp.llama_sampler_init_top_k(top_k))
-        .add(llama_cpp.llama_sampler_init_typical(typical_p, 1))
-        .add(llama_cpp.llama_sampler_init_top_p(top_p, 1))
-        .add(llama_cpp.llama_sampler_init_min_p(min_p, 1))
-        .add(llama_cpp.llama_sampler_init_temp(temperature))
+        .add(llama_cpp.llama_sampler_init_top_k(params.top_k))
+        .add(llama_cpp.llama_sampler_init_typical(params.typical_p, 1))
+        .add(llama_cpp.llama_sampler_init_top_p(params.top_p, 1))
+        .add(llama_cpp.llama_sampler_init_min_p(params.min_p, 1))
+        .add(llama_cpp.llama_sampler_init_temp(params.temperature))
         .add(llama_cpp.llama_sampler_init_dist(seed))
     )
 
 
-def mirostat_chain(
-    seed: int, *, version: int, vocab_size: int, tau: float, eta: float, temperature: float
-) -> Chain:
-    chain = Chain().add(llama_cpp.llama_sampler_init_temp(temperature))
-    if version == 1:
+def _mirostat_chain(params: SamplingParams, vocab_size: int, seed: int) -> Chain:
+    chain = Chain().add(llama_cpp.llama_sampler_init_temp(params.temperature))
+    tau, eta = params.mirostat_tau, params.mirostat_eta
+    if params.mirostat_mode == 1:
         return chain.add(llama_cpp.llama_sampler_init_mirostat(vocab_size, seed, tau, eta, 100))
     return chain.add(llama_cpp.llama_sampler_init_mirostat_v2(seed, tau, eta))

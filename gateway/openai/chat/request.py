@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gateway.errors import invalid
 from gateway.json_body import StrictBody
 from gateway.openai.chat.messages import Content, Message, template_messages
 from gateway.openai.chat.response_format import ResponseFormat, response_format
 from gateway.openai.chat.tools import ToolFields, tool_use
 from gateway.openai.marks import Hint, Refused, refuse_unsupported
-from gateway.openai.sampling import MAX_INT32, SamplingFields, ignored, refuse_grammar, sampling_params
+from gateway.openai.sampling import MAX_INT32, SamplingFields, ignored, sampling_params
 from worker.protocol import ChatRequest
 
 TEXT_ONLY = "these models answer in text only."
@@ -65,12 +64,11 @@ class ChatCompletionRequest(SamplingFields, ToolFields):
         return value
 
 
-def chat_request(body: ChatCompletionRequest, request_id: str, *, allow_grammar: bool) -> ChatRequest:
+def chat_request(body: ChatCompletionRequest, request_id: str) -> ChatRequest:
     """Raises APIError for what cannot be honoured."""
     refuse_unsupported(body)
-    refuse_grammar(body, allow_grammar)
     use = tool_use(body)
-    request = ChatRequest(
+    return ChatRequest(
         request_id=request_id,
         model=body.model,
         messages=template_messages(body.messages),
@@ -81,18 +79,16 @@ def chat_request(body: ChatCompletionRequest, request_id: str, *, allow_grammar:
         ),
         n=body.n or 1,
         stream=bool(body.stream),
-        tool_use=use,
+        tools=use.tools,
+        tool_choice=use.choice,
+        parallel_tool_calls=use.parallel,
         response_format=response_format(body.response_format),
         reasoning_effort=body.reasoning_effort,
         template_kwargs=body.chat_template_kwargs or {},
-        grammar=body.grammar,
     )
-    if request.grammar and (request.response_format or (use and use.required)):
-        raise invalid("'grammar' cannot be combined with 'response_format' or a required tool.", "grammar")
-    return request
 
 
 def ignored_parameters(body: ChatCompletionRequest, request: ChatRequest) -> Iterable[str]:
     yield from ignored(body)
-    if body.parallel_tool_calls is not None and request.tool_use is None:
+    if body.parallel_tool_calls is not None and not request.tools:
         yield "parallel_tool_calls"

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from gateway.json_body import StrictBody
 from gateway.openai.chat.tools import Name
-from worker import protocol
 
 
 class JSONSchemaFormat(StrictBody):
@@ -30,12 +29,10 @@ class SchemaFormat(StrictBody):
 ResponseFormat = Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")]
 
 
-def response_format(form: ResponseFormat | None) -> protocol.ResponseFormat | None:
-    any_object = {"type": "object"}
+def response_format(form: ResponseFormat | None) -> dict[str, Any] | None:
+    """OpenAI's own shape, without what it does not know; None for text."""
     if form is None or form.type == "text":
         return None
     if isinstance(form, PlainFormat):
-        return protocol.ResponseFormat(any_object)
-    wanted = form.json_schema
-    schema = any_object if wanted.schema_ is None else wanted.schema_
-    return protocol.ResponseFormat(schema, wanted.name, wanted.description)
+        return {"type": form.type}
+    return {"type": form.type, "json_schema": form.json_schema.known_fields()}

@@ -20,7 +20,7 @@ async def create_chat_completion(
 ) -> Response:
     """OpenAI's chat completions, whole or as server-sent events."""
     await gateway.model(body.model)
-    wanted = chat_request(body, request_id, allow_grammar=gateway.settings.allow_grammar)
+    wanted = chat_request(body, request_id)
     asked = Asked(wanted, wanted.n, tuple(ignored_parameters(body, wanted)))
     encoder = ChatEncoder(body.model, wanted.n, body.include_usage, functions=bool(body.functions))
     return await respond(request, gateway, asked, encoder)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag
 
 from gateway.errors import invalid, unsupported
 from gateway.json_body import StrictBody
-from worker import protocol
+
+T = TypeVar("T")
 
 FUNCTIONS_ONLY = "these models call functions, not custom tools. Send a tool of type 'function'."
 
@@ -100,8 +102,17 @@ class ToolFields(StrictBody):
     function_call: FunctionChoice | None = None
 
 
-def tool_use(body: ToolFields) -> protocol.ToolUse | None:
-    """The tools that may be called; None where none may. Deprecated functions are tools as well."""
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools that may be called, as OpenAI's API has them, and whether and how often one has to be."""
+
+    tools: Sequence[Mapping[str, Any]] = ()
+    choice: Literal["auto", "required"] = "auto"
+    parallel: bool = True
+
+
+def tool_use(body: ToolFields) -> ToolUse:
+    """Without tools where none may be called. Deprecated functions are tools as well."""
     definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
     choice: Any = body.tool_choice
     param, choice_param = "tools", "tool_choice"
@@ -116,21 +127,21 @@ def tool_use(body: ToolFields) -> protocol.ToolUse | None:
     if choice not in (None, "none", "auto") and not tools:
         raise invalid(f"'{choice_param}' is only allowed when '{param}' are given.", choice_param)
     if not tools or choice == "none":
-        return None
+        return ToolUse()
     parallel = body.parallel_tool_calls is not False and not body.functions
     match choice:
         case None | "auto" | "required":
-            return protocol.ToolUse(tuple(tools.values()), choice == "required", parallel)
+            return ToolUse([*tools.values()], choice or "auto", parallel)
         case AllowedToolsChoice():
             allowed = choice.allowed_tools
             names = [tool.function.name for tool in allowed.tools]
-            return protocol.ToolUse(_chosen(tools, names, choice_param), allowed.mode == "required", parallel)
+            return ToolUse(_chosen(tools, names, choice_param), allowed.mode, parallel)
         case CustomTool():
             raise unsupported(choice_param, FUNCTIONS_ONLY)
         case NamedTool():
-            return protocol.ToolUse(_chosen(tools, [choice.function.name], choice_param), True, False)
+            return ToolUse(_chosen(tools, [choice.function.name], choice_param), "required", False)
         case _:
-            return protocol.ToolUse(_chosen(tools, [choice.name], choice_param), True, False)
+            return ToolUse(_chosen(tools, [choice.name], choice_param), "required", False)
 
 
 def _function(tool: Tool, where: str) -> FunctionDefinition:
@@ -139,18 +150,14 @@ def _function(tool: Tool, where: str) -> FunctionDefinition:
     return tool.function
 
 
-def _tool(definition: FunctionDefinition) -> protocol.Tool:
-    return protocol.Tool(
-        definition.name, definition.description, definition.parameters, bool(definition.strict)
-    )
+def _tool(definition: FunctionDefinition) -> Mapping[str, Any]:
+    return {"type": "function", "function": definition.known_fields()}
 
 
-def _chosen(
-    tools: Mapping[str, protocol.Tool], names: Sequence[str], param: str
-) -> tuple[protocol.Tool, ...]:
+def _chosen(tools: Mapping[str, T], names: Sequence[str], param: str) -> list[T]:
     for name in names:
         if name not in tools:
             raise invalid(
                 f"'{param}' names '{name}', which is not among the tools: {', '.join(tools)}.", param
             )
-    return tuple(tools[name] for name in dict.fromkeys(names))
+    return [tools[name] for name in dict.fromkeys(names)]

@@ -7,13 +7,8 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from gateway.errors import invalid, unsupported
-from gateway.openai.sampling import (
-    MAX_CHOICES,
-    MAX_INT32,
-    SamplingFields,
-    refuse_grammar,
-    sampling_params,
-)
+from gateway.openai.marks import refuse_unsupported
+from gateway.openai.sampling import MAX_CHOICES, MAX_INT32, SamplingFields, sampling_params
 from worker.protocol import CompletionRequest
 
 _NO_PROMPT = "<|endoftext|>"  # what the legacy API continues unless told
@@ -49,11 +44,9 @@ class TextCompletionRequest(SamplingFields):
     suffix: str | None = None
 
 
-def completion_request(
-    body: TextCompletionRequest, request_id: str, *, allow_grammar: bool
-) -> CompletionRequest:
+def completion_request(body: TextCompletionRequest, request_id: str) -> CompletionRequest:
     """Raises APIError for what cannot be honoured."""
-    refuse_grammar(body, allow_grammar)
+    refuse_unsupported(body)
     n = body.n or 1
     if body.suffix:
         raise unsupported("suffix", "text can only be continued here, not filled in.")
@@ -75,7 +68,6 @@ def completion_request(
         n=n,
         echo=bool(body.echo),
         stream=bool(body.stream),
-        grammar=body.grammar,
     )
 
 

@@ -21,7 +21,7 @@ async def create_completion(
 ) -> Response:
     """Text continued as it stands, without a chat template."""
     await gateway.model(body.model)
-    wanted = completion_request(body, request_id, allow_grammar=gateway.settings.allow_grammar)
+    wanted = completion_request(body, request_id)
     num_choices = len(wanted.prompts) * wanted.n
     encoder = TextEncoder(body.model, num_choices, body.include_usage)
     return await respond(request, gateway, Asked(wanted, num_choices, tuple(ignored(body))), encoder)

@@ -211,10 +211,9 @@ def test_generation_ends_with_the_context(llama: BatchedLlama) -> None:
 def test_many_async_consumers_share_one_batch(llama: BatchedLlama) -> None:
     async def read(number: int) -> str:
         text = ""
-        async for outputs in open_stream(llama, f"Count from {number}:", max_tokens=10, **GREEDY):
-            for output in outputs:
-                assert output.error is None
-                text += output.text
+        async for output in open_stream(llama, f"Count from {number}:", max_tokens=10, **GREEDY):
+            assert output.error is None
+            text += output.text
         return text
 
     async def read_all() -> list[str]:

@@ -11,7 +11,8 @@ from worker.chat.grammar.gbnf import Grammar, either, literal
 from worker.chat.grammar.json_schema import SchemaGrammar
 from worker.chat.grammar.schema_algebra import SchemaError
 from worker.chat.grammar.schema_check import check_nesting
-from worker.protocol import InvalidRequest, Tool, ToolUse
+from worker.chat.options import Tool, ToolUse
+from worker.protocol import InvalidRequest
 
 MAX_CALLS = 8  # in one answer that has to call; small models would go on for ever
 
