@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from gateway.json_body import StrictBody
+from gateway.json_body import PlainOr, StrictBody
 from gateway.openai.marks import Hint, Refused, hints
 from worker.protocol import RECOMMENDABLE, SamplingParams
 
@@ -23,17 +23,6 @@ MAX_INT32 = 2**31 - 1
 class StreamOptions(StrictBody):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
-
-
-def _stop_kind(value: Any) -> str:
-    return "list" if isinstance(value, list) else "string"
-
-
-Stop = Annotated[
-    Annotated[str, Tag("string")]
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_STOP_STRINGS), Tag("list")],
-    Discriminator(_stop_kind),
-]
 
 
 def _token_biases(biases: dict[str, float]) -> dict[str, float]:
@@ -52,7 +41,7 @@ class SamplingFields(StrictBody):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    stop: Stop | None = None
+    stop: PlainOr[str, Annotated[list[str], Field(min_length=1, max_length=MAX_STOP_STRINGS)]] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)

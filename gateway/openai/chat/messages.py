@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from gateway.errors import unsupported
-from gateway.json_body import StrictBody
-from gateway.openai.chat.tools import FUNCTIONS_ONLY, CustomTool, tool_kind
+from gateway.json_body import PlainOr, StrictBody
+from gateway.openai.chat.tools import FUNCTIONS_ONLY, CustomOr, CustomTool
 
 
 class TextPart(StrictBody):
@@ -29,16 +29,7 @@ class MediaPart(StrictBody):
 
 
 Part = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
-
-
-def _content_kind(value: Any) -> str:
-    return "parts" if isinstance(value, list) else "string"
-
-
-Content = Annotated[
-    Annotated[str, Tag("string")] | Annotated[list[Part], Field(min_length=1), Tag("parts")],
-    Discriminator(_content_kind),
-]
+Content = PlainOr[str, Annotated[list[Part], Field(min_length=1)]]
 
 
 class SystemMessage(StrictBody):
@@ -64,18 +55,12 @@ class ToolCall(StrictBody):
     function: FunctionCall
 
 
-AnyToolCall = Annotated[
-    Annotated[ToolCall, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")],
-    Discriminator(tool_kind),
-]
-
-
 class AssistantMessage(StrictBody):
     role: Literal["assistant"]
     content: Content | None = None
     refusal: str | None = None
     name: str | None = None
-    tool_calls: list[AnyToolCall] | None = None
+    tool_calls: list[CustomOr[ToolCall]] | None = None
     function_call: FunctionCall | None = None
     reasoning_content: str | None = None
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Discriminator, Field, Tag
 
 from gateway.errors import invalid, unsupported
-from gateway.json_body import StrictBody
+from gateway.json_body import PlainOr, StrictBody
 
 T = TypeVar("T")
 
@@ -24,6 +24,17 @@ class CustomTool(StrictBody):
     type: Literal["custom"]
 
 
+def _tool_kind(value: Any) -> str:
+    # The tags are no names of fields: a location that mentions them can still be followed.
+    return "custom-tool" if isinstance(value, dict) and value.get("type") == "custom" else "function-tool"
+
+
+# The type of a function's tool or call may be left out.
+CustomOr = Annotated[
+    Annotated[T, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")], Discriminator(_tool_kind)
+]
+
+
 class FunctionDefinition(StrictBody):
     name: Name
     description: str | None = None
@@ -36,29 +47,8 @@ class FunctionTool(StrictBody):
     function: FunctionDefinition
 
 
-def tool_kind(value: Any) -> str:
-    # The tags are no names of fields: a location that mentions them can still be followed.
-    return "custom-tool" if isinstance(value, dict) and value.get("type") == "custom" else "function-tool"
-
-
-Tool = Annotated[
-    Annotated[FunctionTool, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")],
-    Discriminator(tool_kind),
-]
-
-
 class FunctionName(StrictBody):
     name: str
-
-
-def _function_choice_kind(value: Any) -> str:
-    return "named" if isinstance(value, dict) else "mode"
-
-
-FunctionChoice = Annotated[
-    Annotated[Literal["none", "auto"], Tag("mode")] | Annotated[FunctionName, Tag("named")],
-    Discriminator(_function_choice_kind),
-]
 
 
 class NamedTool(StrictBody):
@@ -76,30 +66,15 @@ class AllowedToolsChoice(StrictBody):
     allowed_tools: AllowedTools
 
 
-ToolChoiceMode = Literal["none", "auto", "required"]
-
-
-def _choice_kind(value: Any) -> str:
-    if not isinstance(value, dict):
-        return "mode"
-    return {"allowed_tools": "allowed", "custom": "custom"}.get(str(value.get("type")), "named")
-
-
-ToolChoice = Annotated[
-    Annotated[ToolChoiceMode, Tag("mode")]
-    | Annotated[NamedTool, Tag("named")]
-    | Annotated[AllowedToolsChoice, Tag("allowed")]
-    | Annotated[CustomTool, Tag("custom")],
-    Discriminator(_choice_kind),
-]
+ToolChoice = Annotated[NamedTool | AllowedToolsChoice | CustomTool, Field(discriminator="type")]
 
 
 class ToolFields(StrictBody):
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[CustomOr[FunctionTool]], Field(max_length=128)] | None = None
+    tool_choice: PlainOr[Literal["none", "auto", "required"], ToolChoice] | None = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[FunctionDefinition], Field(min_length=1, max_length=128)] | None = None
-    function_call: FunctionChoice | None = None
+    function_call: PlainOr[Literal["none", "auto"], FunctionName] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +119,7 @@ def tool_use(body: ToolFields) -> ToolUse:
             return ToolUse(_chosen(tools, [choice.name], choice_param), "required", False)
 
 
-def _function(tool: Tool, where: str) -> FunctionDefinition:
+def _function(tool: FunctionTool | CustomTool, where: str) -> FunctionDefinition:
     if isinstance(tool, CustomTool):
         raise unsupported(where, FUNCTIONS_ONLY)
     return tool.function
