@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from gateway import document, errors
@@ -19,7 +21,7 @@ from gateway.openai.chat.route import router as chat
 from gateway.openai.completions.route import router as completions
 from gateway.openai.models.route import router as models
 from gateway.ops.health import router as health
-from gateway.ops.logs import LastResort, RequestContext
+from gateway.ops.logs import RequestContext
 from gateway.settings import GatewaySettings, split_list
 
 
@@ -33,6 +35,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         version="0.1.0",
         description="Any GGUF model behind the OpenAI API.",
         responses=document.ERROR_RESPONSES,
+        exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
         middleware=[
             Middleware(RequestContext),
             Middleware(
@@ -42,13 +45,12 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 allow_headers=["*"],
                 expose_headers=["x-request-id", IGNORED_HEADER],
             ),
-            Middleware(LastResort),  # inside of CORS, without whose headers browsers show no error
+            Middleware(errors.AnswerErrors),  # inside of CORS, without whose headers browsers show no error
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    errors.install(app)
     for router in (chat, completions, models, generate, health):
         app.include_router(router)
     document.install(app)

@@ -41,10 +41,21 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-def _request_id(request: Request) -> str:
-    request_id: str = request.state.request_id
-    return request_id
-
-
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
-RequestId = Annotated[str, Depends(_request_id)]
+
+
+class Exchange:
+    """One request under way: its id, the gateway that answers it, and the client that may leave."""
+
+    def __init__(self, request: Request, gateway: GatewayDep) -> None:
+        self.id: str = request.state.request_id
+        self.gateway = gateway
+        self._receive = request.receive
+
+    async def disconnected(self) -> None:
+        """Return when the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+ExchangeDep = Annotated[Exchange, Depends()]

@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from worker.protocol import InvalidRequest, Overloaded, WorkerError, WorkerFailed
@@ -157,25 +158,36 @@ def _field_name(location: Sequence[str | int], body: object, *, missing: bool) -
     return name
 
 
-def install(app: FastAPI) -> None:
-    """Register the handlers that make every failure an envelope."""
+class AnswerErrors:
+    """Answers whatever is raised inside, where a request can still be answered."""
 
-    @app.exception_handler(APIError)
-    @app.exception_handler(WorkerError)
-    async def on_known(request: Request, error: Exception) -> Response:
-        return from_exception(error).response()
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    @app.exception_handler(RequestValidationError)
-    async def on_validation(request: Request, error: RequestValidationError) -> Response:
-        return from_validation(error.errors(), error.body).response()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
 
-    @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> Response:
-        return _from_http(request, error).response()
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
 
-    @app.exception_handler(Exception)
-    async def on_unexpected(request: Request, error: Exception) -> Response:
-        return from_exception(error).response()
+        try:
+            await self._app(scope, receive, watched)
+        except ClientLeft:
+            raise
+        except Exception as error:
+            if started:
+                raise
+            await from_exception(error).response()(scope, receive, send)
+
+
+async def on_validation(request: Request, error: RequestValidationError) -> Response:
+    return from_validation(error.errors(), error.body).response()
+
+
+async def on_http(request: Request, error: HTTPException) -> Response:
+    return _from_http(request, error).response()
 
 
 def _from_http(request: Request, error: HTTPException) -> APIError:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 import anyio
-from fastapi import Request
 
-from gateway.deps import Gateway
+from gateway.deps import Exchange
 from gateway.errors import ClientLeft
 from worker.protocol import Accepted, Event, WorkerFailed
 
@@ -56,27 +55,27 @@ class OpenedStream:
             await self._batches.aclose()
 
 
-async def open_stream(request: Request, gateway: Gateway, batches: Batches) -> OpenedStream:
+async def open_stream(exchange: Exchange, batches: Batches) -> OpenedStream:
     """A stream that the worker has accepted. Raises its refusal, or as `unless_ended` does; leaves nothing
     running."""
     opened = OpenedStream(batches)
     try:
-        await unless_ended(request, gateway, opened.accepted(gateway.settings.first_event_seconds))
+        await unless_ended(exchange, opened.accepted(exchange.gateway.settings.first_event_seconds))
     except BaseException:
         await opened.aclose()
         raise
     return opened
 
 
-async def unless_ended(request: Request, gateway: Gateway, answer: Coroutine[Any, Any, T]) -> T:
+async def unless_ended(exchange: Exchange, answer: Coroutine[Any, Any, T]) -> T:
     """Await `answer`, but no longer than anybody waits for it or can.
 
     Cancels it and raises ClientLeft when the client disconnects, WorkerFailed when a stopping server's grace
     is over.
     """
     task = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
-    late = asyncio.ensure_future(gateway.grace_is_over())
+    gone = asyncio.ensure_future(exchange.disconnected())
+    late = asyncio.ensure_future(exchange.gateway.grace_is_over())
     try:
         await asyncio.wait({task, gone, late}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -93,8 +92,3 @@ async def unless_ended(request: Request, gateway: Gateway, answer: Coroutine[Any
 
 def shutting_down() -> WorkerFailed:
     return WorkerFailed("The server is shutting down and could not finish this answer. Please send it again.")
-
-
-async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -7,13 +7,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import accumulate
 
-from fastapi import Request, Response
+from fastapi import Response
 
 from gateway.answers.encoder import Encoder
 from gateway.answers.opened import Batches, open_stream, unless_ended
 from gateway.answers.stream import EventStreamResponse
 from gateway.answers.whole import WholeAnswer
-from gateway.deps import Gateway
+from gateway.deps import Exchange
 from gateway.ops.logs import CompletionLog
 from worker.protocol import Request as WorkerRequest
 from worker.protocol import WorkerFailed
@@ -31,37 +31,37 @@ class Asked:
     ignored: tuple[str, ...] = ()
 
 
-async def respond(request: Request, gateway: Gateway, asked: Asked, encoder: Encoder) -> Response:
+async def respond(exchange: Exchange, asked: Asked, encoder: Encoder) -> Response:
     """A stream opens once the worker has accepted, so that a refusal still has its status."""
     if asked.request.stream:
-        opened = await open_stream(request, gateway, _batches(gateway, asked))
-        response: Response = EventStreamResponse(opened, encoder, gateway)
+        opened = await open_stream(exchange, _batches(exchange, asked))
+        response: Response = EventStreamResponse(opened, encoder, exchange.gateway)
         ignored = opened.ignored()
     else:
-        answer = await collect(request, gateway, asked)
+        answer = await collect(exchange, asked)
         response = Response(encoder.whole(answer), media_type="application/json")
         ignored = answer.ignored
     response.headers.update(ignored_header((*asked.ignored, *ignored)))
     return response
 
 
-async def collect(request: Request, gateway: Gateway, asked: Asked) -> WholeAnswer:
+async def collect(exchange: Exchange, asked: Asked) -> WholeAnswer:
     """All of the answer. A client that leaves aborts it, and so does a server that stops."""
     answer = WholeAnswer(asked.num_choices)
 
     async def read() -> None:
-        async with aclosing(_batches(gateway, asked)) as batches:
+        async with aclosing(_batches(exchange, asked)) as batches:
             async for batch in batches:
                 answer.add(batch)
 
-    await unless_ended(request, gateway, read())
+    await unless_ended(exchange, read())
     return answer
 
 
-async def _batches(gateway: Gateway, asked: Asked) -> Batches:
+async def _batches(exchange: Exchange, asked: Asked) -> Batches:
     """The worker's events, logged. They never just end: clients take that for a finished answer."""
     log = CompletionLog(asked.request.model)
-    async with aclosing(gateway.backend.chat(asked.request)) as batches:
+    async with aclosing(exchange.gateway.backend.chat(asked.request)) as batches:
         async for batch in batches:
             log.observe(batch)
             yield batch

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from gateway.answers.respond import Asked, collect
-from gateway.deps import GatewayDep, RequestId
+from gateway.deps import ExchangeDep
 from gateway.json_body import JSONRoute, StrictBody
 from worker.protocol import ChatRequest, ContextLengthExceeded, SamplingParams
 
@@ -30,15 +30,13 @@ class GenerateResponse(TypedDict):
 
 
 @router.post("/generate")
-async def generate(
-    body: GenerateRequest, request: Request, gateway: GatewayDep, request_id: RequestId
-) -> GenerateResponse:
+async def generate(body: GenerateRequest, exchange: ExchangeDep) -> GenerateResponse:
     """One message in, one answer out, under the server's own system prompt."""
-    model = (await gateway.backend.models())[0].id
+    model = (await exchange.gateway.backend.models())[0].id
     messages = [{"role": "user", "content": body.message}]
-    wanted = ChatRequest(request_id, model, messages, SAMPLING, stream=False)
+    wanted = ChatRequest(exchange.id, model, messages, SAMPLING, stream=False)
     try:
-        answer = await collect(request, gateway, Asked(wanted))
+        answer = await collect(exchange, Asked(wanted))
     except ContextLengthExceeded as error:
         raise error.of("message") from None
     return {"response": "".join(answer.choices[0].text)}

@@ -1,20 +1,45 @@
-"""What chat and text completions have in common on their way out: ids, `data:` lines, the end [DONE]."""
+"""What chat and text completions have in common on their way out: ids, usage, `data:` lines, [DONE]."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, NotRequired
 
 import orjson
 from typing_extensions import TypedDict
 
-from gateway.answers.whole import WholeAnswer
+from gateway.answers.encoder import Encoder
 from gateway.errors import APIError
-from gateway.openai.usage import CompletionUsage, completion_usage
 from worker.protocol import Event, Usage
+
+
+class PromptTokensDetails(TypedDict):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class CompletionUsage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+def completion_usage(usage: Usage) -> CompletionUsage:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
 
 
 class Head(TypedDict):
@@ -42,19 +67,13 @@ def head(prefix: str, model: str) -> Head:
     }
 
 
-class CompletionEncoder(ABC):
+class CompletionEncoder(Encoder):
     """`frame` is filled anew for every chunk: nothing but its choices changes."""
 
     def __init__(self, frame: Chunk, include_usage: bool) -> None:
         self._frame, self._include_usage = frame, include_usage
         if not include_usage:
             del frame["usage"]
-
-    @abstractmethod
-    def whole(self, answer: WholeAnswer) -> bytes: ...
-
-    @abstractmethod
-    def opening(self) -> bytes: ...
 
     @abstractmethod
     def event(self, event: Event) -> bytes: ...

@@ -12,7 +12,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ClientLeft, from_exception
+from gateway.errors import ClientLeft
 from worker.protocol import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
 API_VERSION = "2020-10-01"  # what OpenAI's own servers send as `openai-version`
@@ -81,30 +81,6 @@ class RequestContext:
                     status=status,
                     ms=_milliseconds(started),
                 )
-
-
-class LastResort:
-    """Answers what nothing else caught, where a request can still be answered."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except ClientLeft:
-            raise
-        except Exception as error:
-            if started:
-                raise
-            await from_exception(error).response()(scope, receive, send)
 
 
 class CompletionLog:

@@ -9,9 +9,8 @@ import orjson
 from typing_extensions import TypedDict
 
 from gateway.answers.whole import Call, Choice, WholeAnswer
-from gateway.openai.encoder import CompletionEncoder, Head, head
+from gateway.openai.encoder import CompletionEncoder, CompletionUsage, Head, completion_usage, head
 from gateway.openai.logprobs import Logprobs, chat_logprobs
-from gateway.openai.usage import CompletionUsage, completion_usage
 from worker.protocol import (
     Event,
     Finished,

@@ -29,7 +29,7 @@ def _tool_kind(value: Any) -> str:
     return "custom-tool" if isinstance(value, dict) and value.get("type") == "custom" else "function-tool"
 
 
-# The type of a function's tool or call may be left out.
+# Not told apart by `type` alone, which a function's call may leave out.
 CustomOr = Annotated[
     Annotated[T, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")], Discriminator(_tool_kind)
 ]

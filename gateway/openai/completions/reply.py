@@ -9,8 +9,7 @@ import orjson
 from typing_extensions import TypedDict
 
 from gateway.answers.whole import WholeAnswer
-from gateway.openai.encoder import CompletionEncoder, Head, head
-from gateway.openai.usage import CompletionUsage, completion_usage
+from gateway.openai.encoder import CompletionEncoder, CompletionUsage, Head, completion_usage, head
 from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob, Usage
 
 

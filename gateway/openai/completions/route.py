@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
 from gateway.answers.respond import Asked, respond
-from gateway.deps import GatewayDep, RequestId
+from gateway.deps import ExchangeDep
 from gateway.document import whole_or_stream
 from gateway.json_body import JSONRoute
 from gateway.openai.completions.reply import TextCompletion, TextEncoder
@@ -16,12 +16,10 @@ router = APIRouter(tags=["completions"], route_class=JSONRoute)
 
 
 @router.post("/v1/completions", responses=whole_or_stream(TextCompletion, TextCompletion))
-async def create_completion(
-    body: TextCompletionRequest, request: Request, gateway: GatewayDep, request_id: RequestId
-) -> Response:
+async def create_completion(body: TextCompletionRequest, exchange: ExchangeDep) -> Response:
     """Text continued as it stands, without a chat template."""
-    await gateway.model(body.model)
-    wanted = completion_request(body, request_id)
+    await exchange.gateway.model(body.model)
+    wanted = completion_request(body, exchange.id)
     num_choices = len(wanted.prompts) * wanted.n
     encoder = TextEncoder(body.model, num_choices, body.include_usage)
-    return await respond(request, gateway, Asked(wanted, num_choices, tuple(ignored(body))), encoder)
+    return await respond(exchange, Asked(wanted, num_choices, tuple(ignored(body))), encoder)
