@@ -196,13 +196,8 @@ def _from_http(request: Request, error: HTTPException) -> APIError:
     asked = f"{request.method} {request.url.path}"
     messages = {
         404: f"Unknown route: {asked}. The API is under /v1, for example POST /v1/chat/completions.",
-        405: f"Method not allowed: {asked}. {_allowed(error)}",
+        405: f"Method not allowed: {asked}. Use {(error.headers or {}).get('Allow')}.",
     }
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     message = messages.get(error.status_code, str(error.detail))
     return APIError(error.status_code, message, code=code, headers=error.headers)
-
-
-def _allowed(error: HTTPException) -> str:
-    allowed = (error.headers or {}).get("Allow")
-    return f"Use {allowed}." if allowed else "See /docs for the methods of each route."

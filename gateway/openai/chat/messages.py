@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from gateway.errors import unsupported
 from gateway.json_body import PlainOr, StrictBody
-from gateway.openai.chat.tools import FUNCTIONS_ONLY, CustomOr, CustomTool
+from gateway.openai.chat.constraints import FUNCTIONS_ONLY, CustomOr, CustomTool
 
 
 class TextPart(StrictBody):

@@ -8,14 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.json_body import StrictBody
+from gateway.openai.chat.constraints import ResponseFormat, ToolFields, response_format, tool_use
 from gateway.openai.chat.messages import Content, Message, template_messages
-from gateway.openai.chat.response_format import ResponseFormat, response_format
-from gateway.openai.chat.tools import ToolFields, tool_use
 from gateway.openai.marks import Hint, Refused, refuse_unsupported
 from gateway.openai.sampling import MAX_INT32, SamplingFields, ignored, sampling_params
 from worker.protocol import ChatRequest
 
-TEXT_ONLY = "these models answer in text only."
+NOT_STORED = "nothing is stored here. Leave it out or send false."
+TEXT_ONLY = 'these models answer in text only. Leave it out or send ["text"].'
+
+JSONObject = dict[str, Any]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
 
 
 class Prediction(StrictBody):
@@ -32,29 +35,20 @@ class ChatCompletionRequest(SamplingFields, ToolFields):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JSONObject | None = None
     metadata: Annotated[dict[str, str] | None, Hint()] = None
     safety_identifier: Annotated[Annotated[str, Field(max_length=64)] | None, Hint()] = None
     prompt_cache_key: Annotated[str | None, Hint()] = None
     prompt_cache_retention: Annotated[Literal["in_memory", "24h"] | None, Hint()] = None
-    prompt_cache_options: Annotated[dict[str, Any] | None, Hint()] = None
-    service_tier: Annotated[
-        Literal["auto", "default", "flex", "scale", "priority", "fast"] | None, Hint()
-    ] = None
+    prompt_cache_options: Annotated[JSONObject | None, Hint()] = None
+    service_tier: Annotated[ServiceTier | None, Hint()] = None
     verbosity: Annotated[Literal["low", "medium", "high"] | None, Hint()] = None
     prediction: Annotated[Prediction | None, Hint()] = None
-    audio: Annotated[dict[str, Any] | None, Refused(TEXT_ONLY)] = None
-    web_search_options: Annotated[dict[str, Any] | None, Refused("this server has no access to the web.")] = (
-        None
-    )
-    moderation: Annotated[dict[str, Any] | None, Refused("this server does not moderate.")] = None
-    store: Annotated[
-        bool | None, Refused("nothing is stored here. Leave it out or send false.", unless=False)
-    ] = None
-    modalities: Annotated[
-        list[Literal["text", "audio"]] | None,
-        Refused(f'{TEXT_ONLY[:-1]}. Leave it out or send ["text"].', unless=["text"]),
-    ] = None
+    audio: Annotated[JSONObject | None, Refused("these models answer in text only.")] = None
+    modalities: Annotated[list[Literal["text", "audio"]] | None, Refused(TEXT_ONLY, unless=["text"])] = None
+    web_search_options: Annotated[JSONObject | None, Refused("this server has no access to the web.")] = None
+    moderation: Annotated[JSONObject | None, Refused("this server does not moderate.")] = None
+    store: Annotated[bool | None, Refused(NOT_STORED, unless=False)] = None
 
     @field_validator("top_logprobs")
     @classmethod

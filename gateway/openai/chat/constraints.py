@@ -1,4 +1,4 @@
-"""The tools of a chat: which may be called, and which has to be."""
+"""What an answer is bound to: the tools that may or must be called, and the format of its text."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def tool_use(body: ToolFields) -> ToolUse:
             raise invalid("'functions' and 'function_call' are deprecated and exclude 'tools'.", "functions")
         definitions, choice = body.functions or [], body.function_call
         param, choice_param = "functions", "function_call"
-    tools = {definition.name: _tool(definition) for definition in definitions}
+    tools = {
+        definition.name: {"type": "function", "function": definition.known_fields()}
+        for definition in definitions
+    }
     if len(tools) < len(definitions):
         raise invalid(f"Every name in '{param}' may occur only once.", param)
     if choice not in (None, "none", "auto") and not tools:
@@ -125,10 +128,6 @@ def _function(tool: FunctionTool | CustomTool, where: str) -> FunctionDefinition
     return tool.function
 
 
-def _tool(definition: FunctionDefinition) -> Mapping[str, Any]:
-    return {"type": "function", "function": definition.known_fields()}
-
-
 def _chosen(tools: Mapping[str, T], names: Sequence[str], param: str) -> list[T]:
     for name in names:
         if name not in tools:
@@ -136,3 +135,27 @@ def _chosen(tools: Mapping[str, T], names: Sequence[str], param: str) -> list[T]
                 f"'{param}' names '{name}', which is not among the tools: {', '.join(tools)}.", param
             )
     return [tools[name] for name in dict.fromkeys(names)]
+
+
+class JSONSchemaFormat(StrictBody):
+    name: Name
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class PlainFormat(StrictBody):
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(StrictBody):
+    type: Literal["json_schema"]
+    json_schema: JSONSchemaFormat
+
+
+ResponseFormat = Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")]
+
+
+def response_format(form: ResponseFormat | None) -> dict[str, Any] | None:
+    """As OpenAI's API has it; None for text."""
+    return None if form is None or form.type == "text" else form.known_fields()
