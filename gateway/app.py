@@ -43,7 +43,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 allow_origins=split_list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", IGNORED_HEADER],
+                expose_headers=["x-request-id", IGNORED_HEADER, "retry-after", "retry-after-ms"],
             ),
             Middleware(errors.AnswerErrors),  # inside of CORS, without whose headers browsers show no error
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),

@@ -29,7 +29,8 @@ def test_a_browser_is_shown_every_error(key: str, failure: Exception | None, sta
         response = httpx.post(url + CHAT, json=HELLO, headers=headers)
     assert response.status_code == status
     assert response.headers["access-control-allow-origin"] == "https://chat.example"
-    assert "x-request-id" in response.headers["access-control-expose-headers"]
+    exposed = response.headers["access-control-expose-headers"].split(", ")
+    assert {"x-request-id", "x-ignored-parameters", "retry-after", "retry-after-ms"} <= set(exposed)
     assert strict.error(response)["message"]
 
 
