@@ -7,7 +7,7 @@ import asyncio
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from gateway import errors, openapi
+from gateway import __version__, errors, openapi
 from gateway.auth import KeyRing, RequireKey
 from gateway.backends import Backend
 from gateway.context import Gateway
@@ -26,7 +26,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     """
     app = FastAPI(
         title="llama-gateway",
-        version="0.1.0",
+        version=__version__,
         description="Any GGUF model behind the OpenAI API.",
         middleware=[
             Middleware(RequestContext),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
+from gateway import __version__
 from gateway.settings import GatewaySettings, StartError, explain
 from worker.llama.machine import available_memory_mb
 from worker.models import hub
@@ -37,7 +37,7 @@ Port = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"llama-gateway {version('llama-gateway')}")
+        typer.echo(f"llama-gateway {__version__}")
         raise typer.Exit
 
 
