@@ -1,5 +1,5 @@
 # make serve    serve the default model on 127.0.0.1:8000 (HOST, PORT and MODEL override)
-# make test     the whole suite, on the real model
+# make test     the whole suite, on the real model, and what of the code it ran
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
 # make bench    against llama-server and llama_cpp.server (long; its own environments under .cache)
@@ -28,7 +28,8 @@ serve: $(INSTALLED)
 	@exec $(BIN)/llama-gateway serve
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report
 
 test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
@@ -51,4 +52,4 @@ constraints:
 		--no-header --no-annotate --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .cache .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info
