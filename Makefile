@@ -2,13 +2,14 @@
 # make test     the whole suite, on the real model, and what of the code it ran
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
+# make docs     docs/settings.md, from the settings classes
 # make bench    against llama-server and llama_cpp.server (long; its own environments under .cache)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test test-clients bench check format constraints clean
+.PHONY: serve test test-clients bench check docs format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -41,6 +42,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.settings
 
 format: $(INSTALLED)
 	$(BIN)/ruff format

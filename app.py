@@ -87,7 +87,10 @@ class Deployment(BaseSettings):
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
     gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; all layers go there")
     request_timeout: int = Field(
-        default=10 * MINUTES, ge=1, le=23 * 60 * MINUTES, description="seconds one answer may take"
+        default=10 * MINUTES,
+        ge=1,
+        le=23 * 60 * MINUTES,
+        description="seconds one answer may take once a worker has it; then it ends with an error",
     )
 
     @field_validator("max_containers")
