@@ -3,7 +3,7 @@
     client ── HTTPS ──▶ gateway (a quarter of a core, FastAPI) ── remote call ──▶ LlamaWorker (8 cores)
                                                                                   └─ GGUF on the Volume
 
-Everything is set by environment variables at deploy time; the README has the table.
+Everything is set by environment variables at deploy time; docs/settings.md has the table.
 """
 
 import logging

@@ -55,7 +55,7 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
     """Serve a model until Ctrl-C.
 
     Everything else is set by environment variables: LLM_CTX, LLM_THREADS, LLM_SLOTS, API_KEYS,
-    SYSTEM_PROMPT and more; the README has the table.
+    SYSTEM_PROMPT and more; docs/settings.md lists them all.
     """
     try:
         gateway_settings, worker_settings = GatewaySettings(), WorkerSettings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,26 @@ def leads_nowhere(link: str, page: Path) -> bool:
 def test_links_lead_somewhere(page: Path) -> None:
     links = [link for link in LINK.findall(page.read_text()) if not link.startswith("https://")]
     assert [link for link in links if leads_nowhere(link, page)] == []
+
+
+def described_rooms() -> Iterator[str]:
+    """The paths in architecture.md's tree: the names before two blanks, below their folder."""
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    folder = ""
+    for line in tree.strip().splitlines():
+        indent = len(line) - len(line.lstrip())
+        names = re.split(r" {2,}", line.strip())[0].split()
+        if indent == 0:
+            folder = names[0]
+        if indent <= 2:  # more is a description that goes on
+            yield from (folder + name if indent else name for name in names)
+
+
+def test_the_rooms_in_the_architecture_are_those_in_the_code() -> None:
+    described = set(described_rooms())
+    assert {path for path in described if not (ROOT / path).exists()} == set()
+    packages = [init.parent for room in ("gateway", "worker") for init in ROOT.glob(f"{room}/*/__init__.py")]
+    assert {f"{package.relative_to(ROOT)}/" for package in packages} <= described
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
