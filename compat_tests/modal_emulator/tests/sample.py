@@ -1,10 +1,8 @@
-"""What the emulator's own tests share: an emulator with the sample app in it."""
+"""The sample app's surroundings, and handles of what is in it."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,6 @@ from compat_tests.modal_emulator.emulator import ModalEmulator
 SAMPLE_APP = Path(__file__).with_name("sample_app.py")
 GREETING = "hello from the volume"
 SECRET = {"SAMPLE_KEY": "only the container knows"}
-
-
-@contextmanager
-def emulator_with_sample() -> Iterator[ModalEmulator]:
-    with ModalEmulator() as emulator:
-        furnish(emulator)
-        emulator.deploy(SAMPLE_APP)
-        yield emulator
 
 
 def furnish(emulator: ModalEmulator) -> None:

@@ -25,27 +25,14 @@ from compat_tests.modal_emulator.apps import AppService
 from compat_tests.modal_emulator.calls import CallService
 from compat_tests.modal_emulator.ingress import Ingress
 from compat_tests.modal_emulator.objects import App, FunctionRecord
-from compat_tests.modal_emulator.testing import (
+from compat_tests.modal_emulator.tests.sample import (
     GREETING,
     SAMPLE_APP,
     SECRET,
-    emulator_with_sample,
     new_partition,
     sample_queue,
     sample_worker,
 )
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[ModalEmulator]:
-    with emulator_with_sample() as emulator:
-        yield emulator
-
-
-@pytest.fixture(scope="module")
-def client(emulator: ModalEmulator) -> Iterator[Client]:
-    with emulator.client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,11 @@ from openai.types.chat import ChatCompletionMessageParam
 from compat_tests.deployment import APP, ROOT, WORKER
 from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
 from compat_tests.server import NEVER_ENDS
+from compat_tests.snippets import README, deployment_commands
 from tests.worker.models.fake_hub import TINY_GGUF, serving_hub
 
 MODEL = "model_q4_0"
+KEY = "choose-a-long-random-key"
 SETTINGS = {"LLM_CTX": "4096", "LLM_SLOTS": "2", "LLM_THREADS": "1"}
 STORY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Write a very long story."}]
 
@@ -23,17 +25,16 @@ STORY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Write a 
 @pytest.fixture(scope="module")
 def emulator(default_model_file: Path) -> Iterator[ModalEmulator]:
     with ModalEmulator() as emulator:
-        emulator.modal("volume", "create", "--version", "2", "gguf-models")
-        emulator.modal("volume", "put", "gguf-models", str(default_model_file), f"models/{MODEL}.gguf")
-        emulator.modal("secret", "create", "llama-gateway", "API_KEYS=the-key")
-        emulator.deploy("app.py", env=SETTINGS, cwd=ROOT)
+        for command in deployment_commands(README):
+            mine = [str(default_model_file) if part == "model.gguf" else part for part in command]
+            emulator.modal(*mine, env=SETTINGS, cwd=ROOT)
         yield emulator
 
 
 @pytest.fixture(scope="module")
 def client(emulator: ModalEmulator) -> Iterator[openai.OpenAI]:
     url = f"{emulator.url(APP, 'gateway')}/v1"
-    with openai.OpenAI(base_url=url, api_key="the-key", max_retries=0, timeout=90) as client:
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=90) as client:
         yield client
 
 

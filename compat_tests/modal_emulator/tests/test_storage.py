@@ -6,7 +6,6 @@ import asyncio
 import io
 import queue as standard_queue
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import modal
@@ -15,18 +14,6 @@ from modal.client import Client
 
 from compat_tests.modal_emulator import ModalEmulator, mounts
 from compat_tests.modal_emulator.blobs import BLOCK_SIZE
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[ModalEmulator]:
-    with ModalEmulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture(scope="module")
-def client(emulator: ModalEmulator) -> Iterator[Client]:
-    with emulator.client() as client:
-        yield client
 
 
 def test_the_cli_puts_lists_and_gets_files_of_a_volume(emulator: ModalEmulator, tmp_path: Path) -> None:

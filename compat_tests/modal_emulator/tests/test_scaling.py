@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import modal
@@ -16,9 +15,8 @@ from compat_tests.modal_emulator import ContainerInfo, ModalEmulator
 from compat_tests.modal_emulator.apps import AppService
 from compat_tests.modal_emulator.objects import App, FunctionRecord
 from compat_tests.modal_emulator.rpc import Caller
-from compat_tests.modal_emulator.testing import (
+from compat_tests.modal_emulator.tests.sample import (
     SAMPLE_APP,
-    emulator_with_sample,
     furnish,
     new_partition,
     sample_queue,
@@ -26,18 +24,6 @@ from compat_tests.modal_emulator.testing import (
 )
 
 WORKER = "Worker.*"
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[ModalEmulator]:
-    with emulator_with_sample() as emulator:
-        yield emulator
-
-
-@pytest.fixture(scope="module")
-def client(emulator: ModalEmulator) -> Iterator[Client]:
-    with emulator.client() as client:
-        yield client
 
 
 def hold(client: Client, partition: str, count: int = 1, app: str = "sample") -> list[Any]:
