@@ -3,7 +3,7 @@
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
 # make docs     docs/settings.md, from the settings classes
-# make bench    against llama-server and llama_cpp.server (long; its own environments under .cache)
+# make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,7 +36,7 @@ test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks levels
+	$(BIN)/python -m benchmarks all
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
