@@ -18,11 +18,12 @@ from worker.engine.engine import Engine, EngineStats
 from worker.engine.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
-from worker.llama.context import LlamaRunner, choose_num_slots
+from worker.llama.context import MIB, LlamaRunner, choose_cache_mb, choose_num_slots
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
 from worker.llama.samplers import Grammar, mirostat_chain, typical_chain
+from worker.llama.slot_memory import measure_slot_memory
 from worker.llama.vocabulary import LlamaVocabulary
 from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
 
@@ -45,6 +46,7 @@ class BatchedLlama(llama_cpp.Llama):
         n_threads: int | None = None,
         max_waiting: int = 128,
         prefix_cache: bool = True,
+        cache_mb: int | None = None,
         prompt_lookup: bool = True,
         kv_unified: bool = False,
         n_ubatch: int = 512,
@@ -67,8 +69,10 @@ class BatchedLlama(llama_cpp.Llama):
             **kwargs,
         )
         self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
-        self.num_slots = choose_num_slots(self._model, self.context_length, memory_mb, num_slots)
-        recurrent = self._is_recurrent or self._is_hybrid
+        slot_memory = measure_slot_memory(self._model, self._ctx.ctx)
+        slot_bytes = slot_memory.num_bytes(self.context_length, n_ubatch)
+        cache_mb = choose_cache_mb(self._model, memory_mb, cache_mb) if prefix_cache else 0
+        self.num_slots = choose_num_slots(self._model, slot_bytes, memory_mb, cache_mb, num_slots)
         self.vocabulary = LlamaVocabulary(self._model)
         runner = LlamaRunner(
             self._model,
@@ -77,7 +81,7 @@ class BatchedLlama(llama_cpp.Llama):
             n_batch=n_batch,
             n_threads=n_threads,
             kv_unified=kv_unified,
-            recurrent=recurrent,
+            slot_memory=slot_memory,
             n_ubatch=n_ubatch,
             type_k=type_k,
             type_v=type_v,
@@ -86,8 +90,9 @@ class BatchedLlama(llama_cpp.Llama):
             runner,
             self.vocabulary,
             max_waiting=max_waiting,
-            prefix_cache=prefix_cache and not recurrent,  # a recurrent state cannot be cut to a prefix
-            drafts=prompt_lookup and not recurrent,  # nor can a draft be taken back
+            prefix_cache=prefix_cache,
+            cache_bytes=cache_mb * MIB,
+            drafts=prompt_lookup and slot_memory.can_truncate,  # or a draft could not be taken back
         )
         self.engine.start()
 
