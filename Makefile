@@ -2,7 +2,7 @@
 # make test     the whole suite, on the real model
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
-# make bench    against llama-server and llama_cpp.server (long; its own environments under .cache)
+# make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,7 +34,7 @@ test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks levels
+	$(BIN)/python -m benchmarks all
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
