@@ -18,7 +18,7 @@ from worker.engine.engine import Engine, EngineStats
 from worker.engine.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
-from worker.llama.context import MIB, LlamaRunner, choose_cache_mb, choose_num_slots
+from worker.llama.context import MIB, LlamaRunner, divide_memory
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
@@ -32,7 +32,8 @@ class BatchedLlama(llama_cpp.Llama):
     """A model whose `create_completion` may be called by hundreds of threads or tasks at once.
 
     `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
-    `memory_mb` MiB beside the model; `max_waiting` more queue.
+    `memory_mb` MiB beside the model; `max_waiting` more queue. `cache_mb` MiB keep conversations that have
+    lost their slots.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class BatchedLlama(llama_cpp.Llama):
         self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
         slot_memory = measure_slot_memory(self._model, self._ctx.ctx)
         slot_bytes = slot_memory.num_bytes(self.context_length, n_ubatch)
-        cache_mb = choose_cache_mb(self._model, memory_mb, cache_mb) if prefix_cache else 0
-        self.num_slots = choose_num_slots(self._model, slot_bytes, memory_mb, cache_mb, num_slots)
+        self.num_slots, cache_mb = divide_memory(
+            self._model, slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
+        )
         self.vocabulary = LlamaVocabulary(self._model)
         runner = LlamaRunner(
             self._model,

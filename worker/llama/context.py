@@ -262,21 +262,25 @@ CACHE_SHARE = 0.25
 CACHE_MB = 512  # where nobody said how much memory there is
 
 
-def choose_cache_mb(model: Any, memory_mb: int | None, wanted: int | None) -> int:
-    """MiB for the states of conversations that have lost their slots."""
-    if wanted is not None or memory_mb is None:
-        return CACHE_MB if wanted is None else wanted
-    return int(max(0, memory_mb - model.size() / MIB - RESERVED_MB) * CACHE_SHARE)
+def divide_memory(
+    model: Any,
+    slot_bytes: int,
+    memory_mb: int | None,
+    num_slots: int | None = None,
+    cache_mb: int | None = None,
+) -> tuple[int, int]:
+    """How many sequences run at a time, and how many MiB keep conversations that have lost their slots.
 
-
-def choose_num_slots(
-    model: Any, slot_bytes: int, memory_mb: int | None, cache_mb: int, wanted: int | None
-) -> int:
-    """As many sequences as are wanted, or MAX_SLOTS, where memory has room for them."""
+    `num_slots` and `cache_mb` are what is wanted; slots that were asked for go before a cache that was not.
+    """
     if memory_mb is None:
-        return wanted or 8
-    room = (memory_mb - RESERVED_MB - cache_mb) * MIB - model.size()
-    return int(max(1, min(wanted or MAX_SLOTS, room // slot_bytes)))
+        return num_slots or 8, CACHE_MB if cache_mb is None else cache_mb
+    room = max(0, (memory_mb - RESERVED_MB) * MIB - model.size())
+    cache = room * CACHE_SHARE if cache_mb is None else cache_mb * MIB
+    if cache_mb is None and num_slots is not None:
+        cache = min(cache, max(0, room - num_slots * slot_bytes))
+    fitting = int((room - cache) // slot_bytes)
+    return max(1, min(num_slots or MAX_SLOTS, fitting)), int(cache / MIB)
 
 
 def _slot(chunk: Chunk) -> int:

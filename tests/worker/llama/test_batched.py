@@ -23,8 +23,7 @@ from worker.llama.context import (
     PLAIN,
     RESERVED_MB,
     LlamaRunner,
-    choose_cache_mb,
-    choose_num_slots,
+    divide_memory,
 )
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
@@ -313,24 +312,20 @@ def test_no_token_is_thrown_away_where_a_state_could_not_give_it_back(llama: Bat
         runner.close()
 
 
-def test_slots_follow_the_memory(llama: BatchedLlama) -> None:
-    model, slot_bytes = llama._model, 188 * MIB
-    for_three = round(RESERVED_MB + 100 + (model.size() + 3.5 * slot_bytes) / MIB)
-    assert choose_num_slots(model, slot_bytes, for_three, 100, None) == 3
-    assert choose_num_slots(model, slot_bytes, for_three, 100, 9) == 3
-    assert choose_num_slots(model, slot_bytes, for_three, 100, 2) == 2
-    assert choose_num_slots(model, slot_bytes, 256, 100, None) == 1
-    assert choose_num_slots(model, slot_bytes, 2**20, 100, None) == MAX_SLOTS
-    assert choose_num_slots(model, slot_bytes, None, 100, 9) == 9
-
-
-def test_the_cache_gets_a_share_of_the_memory_that_the_model_leaves(llama: BatchedLlama) -> None:
-    model = llama._model
-    all_there_is = round(RESERVED_MB + model.size() / MIB + 4000)
-    assert choose_cache_mb(model, all_there_is, None) == pytest.approx(1000, abs=1)
-    assert choose_cache_mb(model, all_there_is, 7) == 7
-    assert choose_cache_mb(model, 256, None) == 0
-    assert choose_cache_mb(model, None, None) == CACHE_MB
+def test_slots_and_cache_share_what_the_model_leaves(llama: BatchedLlama) -> None:
+    model, slot_bytes = llama._model, 100 * MIB
+    memory_mb = round(RESERVED_MB + model.size() / MIB + 1050)
+    slots, cache_mb = divide_memory(model, slot_bytes, memory_mb)
+    assert slots == 7
+    assert cache_mb == pytest.approx(262, abs=1)
+    assert divide_memory(model, slot_bytes, memory_mb, 2) == (2, cache_mb)
+    assert divide_memory(model, slot_bytes, memory_mb, 9)[1] == pytest.approx(150, abs=1)
+    assert divide_memory(model, slot_bytes, memory_mb, 99) == (10, 0)
+    assert divide_memory(model, slot_bytes, memory_mb, 99, 550) == (5, 550)
+    assert divide_memory(model, slot_bytes, memory_mb, None, 0) == (10, 0)
+    assert divide_memory(model, slot_bytes, 256) == (1, 0)
+    assert divide_memory(model, slot_bytes, 2**20)[0] == MAX_SLOTS
+    assert divide_memory(model, slot_bytes, None, 9) == (9, CACHE_MB)
 
 
 def test_slots_that_llama_cpp_cannot_make_are_refused_with_the_way_out() -> None:
