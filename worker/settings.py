@@ -38,7 +38,12 @@ class WorkerSettings(BaseSettings):
         description="most requests decoded at once, as memory allows; by default 48, on Modal 16",
     )
     llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
-    llm_prefix_cache: bool = Field(default=True, description="reuse the longest prefix any slot holds")
+    llm_prefix_cache: bool = Field(default=True, description="compute a prefix once, whoever asks for it")
+    llm_cache_mb: int | None = Field(
+        default=None,
+        ge=0,
+        description="MiB for conversations without a slot; by default a quarter of MEM_MB beside the model",
+    )
     llm_prompt_lookup: bool = Field(
         default=True, description="draft from the text so far while one request runs alone"
     )
