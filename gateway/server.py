@@ -14,10 +14,10 @@ import typer
 import uvicorn
 
 from gateway.app import create_app
+from gateway.backends.local import local_worker
+from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings, StartError
-from gateway.telemetry import configure_logging
-from worker.llama.interrupts import INTERRUPTED, ctrl_c_exits
-from worker.service import Worker, load_llama
+from worker.llama.interrupts import INTERRUPTED
 from worker.settings import WorkerSettings
 
 BANNER = """
@@ -66,10 +66,8 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     listener = listen(host, port)
     typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
-    with ctrl_c_exits():
-        worker = Worker(load_llama(worker_settings), worker_settings)
-    stopping = asyncio.Event()
-    try:
+    with local_worker(worker_settings) as worker:
+        stopping = asyncio.Event()
         config = uvicorn.Config(
             create_app(worker, gateway_settings, stopping),
             log_level="warning",
@@ -86,8 +84,6 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             key="YOUR_KEY" if gateway_settings.key_list else "unused",
         )
         Server(config, banner, stopping).run(sockets=[listener])
-    finally:
-        worker.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.backends.base import Backend
+from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings
-from gateway.telemetry import configure_logging
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -67,13 +69,18 @@ class ScriptedBackend:
 
 @contextlib.contextmanager
 def serving(
-    backend: ScriptedBackend,
+    backend: Backend,
     settings: GatewaySettings | None = None,
     stopping: asyncio.Event | None = None,
 ) -> Iterator[str]:
+    with listening(create_app(backend, settings or GatewaySettings(), stopping)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
     """The server's root URL; it is stopped, and its thread has ended, on leaving."""
     configure_logging("info", as_json=False)
-    app = create_app(backend, settings or GatewaySettings(), stopping)
     config = uvicorn.Config(app, log_level="error")
     server = uvicorn.Server(config)
     listener = socket.socket()

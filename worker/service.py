@@ -52,6 +52,7 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             n_threads=settings.llm_threads,
             max_waiting=settings.llm_max_waiting,
             prefix_cache=settings.llm_prefix_cache,
+            cache_mb=settings.llm_cache_mb,
             prompt_lookup=settings.llm_prompt_lookup,
             recommended_sampling=settings.llm_recommended_sampling,
             n_gpu_layers=settings.n_gpu_layers,

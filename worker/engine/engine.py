@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from worker.engine.detokenizer import Vocabulary
-from worker.engine.kv_cache import KVCache, common_prefix
+from worker.engine.kv_cache import KVCache
+from worker.engine.prefix_index import Tier, common_prefix
 from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
 from worker.engine.sampling import Sampled, sample
 from worker.engine.scheduler import Scheduled, Scheduler
@@ -42,6 +43,10 @@ class EngineStats:
     num_steps_total: int
     num_finished_total: int
     num_failed_decodes_total: int
+    num_slot_tokens_total: int  # cached ones, by where they were
+    num_memory_tokens_total: int
+    num_file_tokens_total: int
+    num_cache_bytes: int  # of states in memory
 
 
 class Engine:
@@ -54,12 +59,13 @@ class Engine:
         *,
         max_waiting: int,
         prefix_cache: bool = True,
+        cache_bytes: int = 0,
         drafts: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
-        self.kv_cache = KVCache(runner, prefix_cache)
+        self.kv_cache = KVCache(runner, prefix_cache, cache_bytes, clock)
         self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
         self.failure: BaseException | None = None
         self._clock = clock
@@ -138,6 +144,10 @@ class Engine:
             num_steps_total=self._num_steps,
             num_finished_total=self._num_finished,
             num_failed_decodes_total=self._num_failed_decodes,
+            num_slot_tokens_total=self.kv_cache.num_reused[Tier.SLOT],
+            num_memory_tokens_total=self.kv_cache.num_reused[Tier.MEMORY],
+            num_file_tokens_total=self.kv_cache.num_reused[Tier.FILE],
+            num_cache_bytes=self.kv_cache.memory.num_bytes,
         )
 
     def close(self) -> None:
@@ -219,10 +229,24 @@ class Engine:
                 self._fail(scheduled[0].sequence, WorkerFailed(f"The model could not be evaluated: {error}."))
                 return
             for one in scheduled:  # find out whose fault it is; the others go on
-                self._execute([one])
+                self._execute_alone(one)
             return
         self.scheduler.observe(scheduled, self._clock() - started)
         self._update(scheduled, logits)
+
+    def _execute_alone(self, one: Scheduled) -> None:
+        """Again, after a failure in company; from the start where that has cost the sequence its cells."""
+        sequence = one.sequence
+        if self.runner.length(sequence.slot) == sequence.num_computed:
+            self._execute([one])
+            return
+        self.kv_cache.discard(sequence)
+        while sequence.state is State.RUNNING and sequence.num_computed < len(sequence.tokens):
+            num_tokens = min(sequence.num_due, self.runner.max_batch)
+            again = Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed)
+            self._execute([again])
+            if again.samples:
+                break
 
     def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:
         for one in scheduled:
@@ -232,6 +256,8 @@ class Engine:
                     self._num_cached += sequence.num_cached
                 self._num_prompt += min(one.num_tokens, sequence.num_prompt - sequence.num_computed)
             sequence.num_computed += one.num_tokens
+            if sequence.snapshots:
+                self.kv_cache.snapshot(sequence)
         if scheduled[0].draft:
             self._take_draft(scheduled[0].sequence, scheduled[0].draft, logits)
             return
@@ -363,13 +389,11 @@ class Engine:
         slot = next((s for s in self.kv_cache.slots if s.owner is None), None)
         if slot is None:
             raise Overloaded("A prefix can only be pinned while a slot is free.")
-        self.runner.truncate(slot.index, 0)
-        slot.cached = []
+        self.kv_cache.vacate(slot)
         for start in range(0, len(tokens), self.runner.max_batch):
             chunk = tokens[start : start + self.runner.max_batch]
             self.runner.decode([Chunk(slot.index, start, chunk)])
-        slot.cached = list(tokens)
-        self.kv_cache.pin(slot)
+        self.kv_cache.pin(slot, tokens)
 
 
 def _chunk(scheduled: Scheduled) -> Chunk:

@@ -144,7 +144,7 @@ class Scheduler:
             if allowed <= 0 or budget <= 0:
                 break
             if sequence.is_prefill and sequence.donor is None:
-                num_tokens = sequence.num_uncomputed
+                num_tokens = sequence.num_due
                 begun = sequence.num_computed > sequence.num_cached  # the end of a long prompt is not short
                 if num_tokens > (share if begun else short):
                     num_tokens = allowed
@@ -171,6 +171,7 @@ class Scheduler:
         num_decodes = sum(not s.sequence.is_prefill for s in scheduled)
         num_other_tokens = sum(s.num_tokens for s in scheduled) - num_decodes
         self.pacer.observe(num_decodes, num_other_tokens, seconds)
+        self.kv_cache.costs.observe_step(num_decodes, num_other_tokens, seconds)
 
     def remove(self, sequence: Sequence) -> None:
         """The one exit, for the finished, stopped, aborted and failed alike, whatever they were doing."""

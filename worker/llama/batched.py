@@ -17,12 +17,13 @@ from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
 from worker.llama.chat_handler import ChatHandler, ChatStream
-from worker.llama.context import LlamaRunner, choose_num_slots
+from worker.llama.context import MIB, LlamaRunner, divide_memory
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
 from worker.llama.recommended import recommended_sampling as recommended
 from worker.llama.samplers import llama_chain
+from worker.llama.slot_memory import measure_slot_memory
 from worker.llama.token_table import read_token_table
 from worker.llama.vocabulary import LlamaVocabulary
 from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
@@ -32,7 +33,8 @@ class BatchedLlama(llama_cpp.Llama):
     """A model whose completions hundreds of threads or tasks may ask for at once, of chats or of text.
 
     `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
-    `memory_mb` MiB beside the model; `max_waiting` more queue.
+    `memory_mb` MiB beside the model; `max_waiting` more queue. `cache_mb` MiB keep conversations that have
+    lost their slots.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class BatchedLlama(llama_cpp.Llama):
         n_threads: int | None = None,
         max_waiting: int = 128,
         prefix_cache: bool = True,
+        cache_mb: int | None = None,
         prompt_lookup: bool = True,
         recommended_sampling: bool = True,
         kv_unified: bool = False,
@@ -69,8 +72,11 @@ class BatchedLlama(llama_cpp.Llama):
             **kwargs,
         )
         self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
-        self.num_slots = choose_num_slots(self._model, self.context_length, memory_mb, num_slots)
-        recurrent = self._is_recurrent or self._is_hybrid
+        slot_memory = measure_slot_memory(self._model, self._ctx.ctx)
+        slot_bytes = slot_memory.num_bytes(self.context_length, n_ubatch)
+        self.num_slots, cache_mb = divide_memory(
+            self._model, slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
+        )
         self.vocabulary = LlamaVocabulary(self._model)
         self.constraints = Constraints(partial(read_token_table, self._model))
         runner = LlamaRunner(
@@ -80,7 +86,7 @@ class BatchedLlama(llama_cpp.Llama):
             n_batch=n_batch,
             n_threads=n_threads,
             kv_unified=kv_unified,
-            recurrent=recurrent,
+            slot_memory=slot_memory,
             n_ubatch=n_ubatch,
             type_k=type_k,
             type_v=type_v,
@@ -89,8 +95,9 @@ class BatchedLlama(llama_cpp.Llama):
             runner,
             self.vocabulary,
             max_waiting=max_waiting,
-            prefix_cache=prefix_cache and not recurrent,  # a recurrent state cannot be cut to a prefix
-            drafts=prompt_lookup and not recurrent,  # nor can a draft be taken back
+            prefix_cache=prefix_cache,
+            cache_bytes=cache_mb * MIB,
+            drafts=prompt_lookup and slot_memory.can_truncate,  # or a draft could not be taken back
         )
         self.engine.start()
         self.recommended = recommended(self.metadata) if recommended_sampling else {}
