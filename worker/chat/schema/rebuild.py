@@ -192,6 +192,8 @@ class Rebuild:
                 self._refuse(place.at, reason)
             case "format" if value in PATTERNS:
                 yield "allOf", [{"type": "string", "pattern": PATTERNS[value]}]
+            case "format":
+                yield "allOf", [{"type": "string", "format": value, "maxLength": BUILT_IN[value]}]
             case _:
                 yield keyword, value
 
