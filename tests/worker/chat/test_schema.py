@@ -369,6 +369,7 @@ UNENFORCEABLE: dict[str, tuple[Schema, str]] = {
         "'unevaluatedProperties'",
     ),
     "unevaluatedItems": ({"type": "array", "unevaluatedItems": False}, "'unevaluatedItems'"),
+    "characters that are dropped": ({"enum": ["ok", "hello\0there"]}, "'enum' has a control character"),
     "numbers that are not what they seem": ({"const": 9007199254740993}, "'const' has a number"),
     "bounds that are not what they seem": ({"type": "integer", "maximum": 2**64}, "'maximum' has a number"),
     "a schema inside another": (
@@ -429,6 +430,10 @@ UNENFORCEABLE: dict[str, tuple[Schema, str]] = {
                 {"properties": {"b": {}}, "type": "object"},
             ]
         },
+        "'oneOf' cannot be enforced where branches overlap",
+    ),
+    "overlapping though formats are about strings only": (
+        {"type": "array", "oneOf": [{"format": "ipv4"}, {"items": {}}]},
         "'oneOf' cannot be enforced where branches overlap",
     ),
     "two that are the same and recursive": (
