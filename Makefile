@@ -1,14 +1,15 @@
 # make serve    serve the default model on 127.0.0.1:8000 (HOST, PORT and MODEL override)
-# make test     the whole suite, on the real model
+# make test     the whole suite, on the real model, and what of the code it ran
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
-# make bench    against llama-server and llama_cpp.server (long; its own environments under .cache)
+# make docs     docs/settings.md, from the settings classes
+# make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test test-clients bench check format constraints clean
+.PHONY: serve test test-clients bench check docs format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -28,18 +29,22 @@ serve: $(INSTALLED)
 	@exec $(BIN)/llama-gateway serve
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report
 
 test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks levels
+	$(BIN)/python -m benchmarks all
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.settings
 
 format: $(INSTALLED)
 	$(BIN)/ruff format
@@ -51,4 +56,4 @@ constraints:
 		--no-header --no-annotate --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .cache .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -3,7 +3,7 @@
     client ── HTTPS ──▶ gateway (a quarter of a core, FastAPI) ── remote call ──▶ LlamaWorker (8 cores)
                                                                                   └─ GGUF on the Volume
 
-Everything is set by environment variables at deploy time; the README has the table.
+Everything is set by environment variables at deploy time; docs/settings.md has the table.
 """
 
 import logging
@@ -87,7 +87,10 @@ class Deployment(BaseSettings):
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
     gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; all layers go there")
     request_timeout: int = Field(
-        default=10 * MINUTES, ge=1, le=23 * 60 * MINUTES, description="seconds one answer may take"
+        default=10 * MINUTES,
+        ge=1,
+        le=23 * 60 * MINUTES,
+        description="seconds one answer may take once a worker has it; then it ends with an error",
     )
 
     @field_validator("max_containers")

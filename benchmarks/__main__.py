@@ -1,24 +1,24 @@
 """How fast is the gateway, next to what users would run instead?
 
-Measured over HTTP, as a client sees it, at 1, 16, 32 and 100 clients in a closed loop: output tokens and
-requests per second, time to first token (TTFT), the time between pieces of text (ITL), errors, and the
-server's peak memory. Every request carries the same system prompt and a different question, streams, and
-asks for 64 tokens. Throughput alone would reward a server that starves some clients, latency alone one
-that serves few; memory tells what either costs.
+Measured over HTTP, as a client sees it: output tokens and requests per second, time to first token (TTFT),
+the time between pieces of text (ITL), errors, and the server's peak memory. Throughput alone would reward a
+server that starves some clients, latency alone one that serves few; memory tells what either costs.
 
 The peers run the same model file with the same threads and context for each sequence:
   ours          this project
   stock         `python -m llama_cpp.server` on the same compiled library: what it replaces
-  llama-server  llama.cpp's own C++ server from the wheel xllamacpp, at its best slots and KV layout for
-                each load. The wheel is built for AVX2; a native build would be some percent faster.
-
-  modal         (on request) app.py in the local Modal control plane of the tests
+  llama-server  llama.cpp's own C++ server, compiled from the same sources with the same flags, at its best
+                slots and KV layout for each load (--tune finds them), with its cache in memory on
+  llama-server-wheel    the same from the wheel xllamacpp, where there is no C++ compiler; built for AVX2
+  modal         app.py in the local Modal control plane of the tests
   bare loop     not a server but the ceiling: llama_decode over the tokens that ours had to compute
 
-Peers take turns at each level, so that drift of the machine hits all of them alike, and figures are
-medians over repeats. Stock answers one request at a time, whatever the load: it runs once, at up to 16
-clients. Client and server share the cores: what the client and others took is reported, and a disturbed
-run is marked. The very last line of stdout is one compact JSON document.
+Peers take turns at each load, so that drift of the machine hits all of them alike, and figures are medians
+over repeats. Client and server share the cores: what the client and others took is reported, and a disturbed
+run is marked. The machine and each side's instruction sets stand over every table. Single runs are kept in
+.cache/bench/runs as they end. The very last line of stdout is one compact JSON document.
+
+Options of all benchmarks stand before the name of one: python -m benchmarks --repeats 1 levels --clients 16
 """
 
 from __future__ import annotations
@@ -27,167 +27,210 @@ import asyncio
 import dataclasses
 import json
 import signal
-import statistics
 import sys
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from benchmarks import ceiling, modal_events, report, scenarios
+from benchmarks import CACHE, modal_events, report, tuning
 from benchmarks import equality as equality_of
-from benchmarks.peers import CACHE, OURS, PEERS, STOCK, Setup, running
-from worker.llama.context import MAX_SLOTS
+from benchmarks import long_prompt as long_prompt_among
+from benchmarks import restart as restart_of
+from benchmarks import soak as soak_of
+from benchmarks.compare import Comparison, tune
+from benchmarks.conversations import Conversations
+from benchmarks.loads import Load, Questions, num_requests
+from benchmarks.peer import Peer, Setup
+from benchmarks.peers import PEERS
+from benchmarks.results import finish
+from benchmarks.running import running
+from benchmarks.tool_calls import ToolCalls
+from benchmarks.workload import Workload
 
-STOCK_LOAD = 16  # clients, above which stock takes many minutes and shows nothing new
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
-ModelOption = Annotated[Path | None, typer.Option(help="GGUF file; by default the small model from PyPI")]
-PeersOption = Annotated[str, typer.Option(help="comma-separated: ours, stock, llama-server, modal")]
-SamplingOption = Annotated[str, typer.Option(help="greedy, openai (temperature 1, top_p 1) or full")]
-RequestsOption = Annotated[int, typer.Option(help="requests at a level, at least")]
-ContextOption = Annotated[int, typer.Option(help="context in tokens for each sequence")]
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What stands before the name of a benchmark. None leaves the choice to the benchmark."""
+
+    peers: str | None
+    repeats: int
+    sampling: str
+    model: Path
+    context: int | None
+    threads: int
+    tune: bool
+
+    def setup(self, context: int, slots: int | None = None) -> Setup:
+        return Setup(self.model, self.threads, self.context or context, slots)
+
+    def chosen(self, default: str) -> list[Peer]:
+        return [PEERS[name] for name in (self.peers or default).split(",")]
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    peers: Annotated[str | None, typer.Option(help=f"comma-separated: {', '.join(PEERS)}")] = None,
+    repeats: Annotated[int, typer.Option(help="runs of each peer at each load; figures are medians")] = 3,
+    sampling: Annotated[str, typer.Option(help="greedy, openai (temperature 1, top_p 1) or full")] = "greedy",
+    model: Annotated[Path | None, typer.Option(help="GGUF file; by default the small one from PyPI")] = None,
+    num_ctx: Annotated[int | None, typer.Option("--context", help="tokens for each sequence")] = None,
+    threads: int = 2,
+    tune: Annotated[bool, typer.Option(help="first find llama-server's best setting for each load")] = False,
+) -> None:
+    context.obj = Options(peers, repeats, sampling, _model(model), num_ctx, threads, tune)
+
+
+Clients = Annotated[str, typer.Option(help="comma-separated loads: how many ask at a time")]
+Requests = Annotated[int, typer.Option(help="requests at a load, at least")]
 
 
 @app.command()
-def levels(
-    peers: PeersOption = "ours,stock,llama-server",
-    clients: Annotated[str, typer.Option(help="comma-separated load levels")] = "1,16,32,100",
-    repeats: int = 3,
-    min_requests: RequestsOption = 50,
-    sampling: SamplingOption = "greedy",
-    model: ModelOption = None,
-    context: ContextOption = 1024,
-    threads: int = 2,
-) -> None:
-    """Throughput, latency and memory of every peer at each load level."""
-    setup = Setup(_model(model), threads, context)
-    workload = scenarios.Workload(sampling)
-    runs: dict[tuple[int, str], list[report.Summary]] = defaultdict(list)
-    bare: dict[int, list[float]] = defaultdict(list)
-    for repeat in range(repeats):
-        for load in map(int, clients.split(",")):
-            for peer in (PEERS[name] for name in peers.split(",")):
-                if peer is STOCK and (repeat > 0 or load > STOCK_LOAD):
-                    continue
-                its_setup = scenarios.setup_for(peer, setup, load)
-                num_requests = scenarios.num_requests(load, min_requests)
-                summary = scenarios.run_level(peer, its_setup, workload, load, num_requests)
-                runs[load, peer.name].append(summary)
-                print(report.row(load, peer.name, summary), flush=True)
-                if peer is OURS:
-                    bare[load].append(ceiling.measure(setup.model, _work(summary, load), threads))
-                    print(f"{load:>7} {'bare loop':<14} {bare[load][-1]:>7.1f}", flush=True)
-        # After every repeat: what an interrupted run has measured is not lost.
-        _report_levels(f"levels-{sampling}", f"{setup.model.name}, {sampling}", runs, bare)
+def levels(context: typer.Context, clients: Clients = "1,16,32,100", min_requests: Requests = 50) -> None:
+    """Single questions in a closed loop: throughput, times and memory at each number of clients."""
+    loads = _questions(context.obj, clients, min_requests)
+    setup = context.obj.setup(1024)
+    _compare(context.obj, "levels", loads, setup, "ours,stock,llama-server", with_ceiling=True)
 
 
 @app.command()
-def tune(
-    clients: Annotated[str, typer.Option(help="comma-separated load levels")] = "1,16,32,100",
-    min_requests: RequestsOption = 50,
-    sampling: SamplingOption = "greedy",
-    model: ModelOption = None,
-    context: ContextOption = 1024,
-    threads: int = 2,
+def conversations(
+    context: typer.Context,
+    users: Annotated[str, typer.Option(help="comma-separated")] = "8,24",
+    system_tokens: Annotated[str, typer.Option(help="of the system prompt; comma-separated")] = "0,2000",
+    turns: int = 4,
+    tokens: Annotated[int, typer.Option(help="output tokens of an answer")] = 48,
+    slots: Annotated[int, typer.Option(help="of every server: what chats have to share")] = 8,
+    think: Annotated[tuple[float, float], typer.Option(help="seconds before each message")] = (1.0, 3.0),
 ) -> None:
-    """llama-server at all sensible slots and KV layouts, to find its best setting for each load."""
-    base = Setup(_model(model), threads, context)
-    best: dict[str, Any] = {}
-    print(report.HEADER)
-    for load in map(int, clients.split(",")):
-        tried = []
-        num_requests = scenarios.num_requests(load, min_requests)
-        for setup, summary in scenarios.tune(base, scenarios.Workload(sampling), load, num_requests):
-            tried.append((summary.tokens_per_s, setup.slots, setup.kv_unified))
-            print(report.row(load, f"{setup.slots}{' unified' * setup.kv_unified}", summary), flush=True)
-        speed, slots, kv_unified = max(tried)
-        best[str(load)] = {"slots": slots, "kv_unified": kv_unified, "tokens_per_s": speed}
-    _finish("tune", {"best": best})
+    """Chats whose users think between turns: times of first and later turns, and the share from caches."""
+    workload = Workload(context.obj.sampling, tokens)
+    loads = [
+        Conversations(number, workload, turns, system, think)
+        for system in _numbers(system_tokens)
+        for number in _numbers(users)
+    ]
+    _compare(context.obj, "conversations", loads, context.obj.setup(4096, slots), "ours,llama-server")
 
 
 @app.command()
-def long_prompt(
-    peers: PeersOption = "ours,llama-server",
-    streams: int = 8,
-    prompt_tokens: int = 2000,
-    sampling: SamplingOption = "greedy",
-    model: ModelOption = None,
-    threads: int = 2,
-) -> None:
+def tool_calls(context: typer.Context, clients: Clients = "1,8,16", min_requests: Requests = 50) -> None:
+    """Forced calls of one of four tools, about 75 tokens each: calls per second are `req/s`."""
+    sampling = context.obj.sampling
+    loads = [ToolCalls(number, num_requests(number, min_requests), sampling) for number in _numbers(clients)]
+    _compare(context.obj, "tool-calls", loads, context.obj.setup(2048), "ours,llama-server")
+
+
+@app.command()
+def restart(context: typer.Context, prompt_tokens: int = 2000) -> None:
+    """A new process meets a known prompt: its first token beside that of a prompt it has to compute."""
+    options: Options = context.obj
+    outcome = {}
+    for peer in options.chosen("ours,llama-server"):
+        run = restart_of.measure(peer, options.setup(4096, slots=4), prompt_tokens, options.repeats)
+        outcome[peer.name] = dataclasses.asdict(run) | {"ratio": run.ratio}
+        print(f"{peer.name}: known {run.known:.2f} s, computed {run.computed:.2f} s, ratio {run.ratio:.2f}")
+    finish("restart", outcome)
+
+
+@app.command("all")
+def everything(context: typer.Context) -> None:
+    """Levels, conversations, tool calls and the restart, with their defaults."""
+    levels(context)
+    conversations(context)
+    tool_calls(context)
+    restart(context)
+    names = ("levels", "conversations", "tool-calls", "restart")
+    finish("all", {name: json.loads((CACHE / f"{name}.json").read_text()) for name in names})
+
+
+@app.command()
+def engine(context: typer.Context, clients: Clients = "1,16,32", min_requests: Requests = 50) -> None:
+    """The engine without HTTP, in this process, beside the bare loop."""
+    from benchmarks.engine import opened  # loads llama.cpp
+
+    setup = context.obj.setup(1024)
+    comparison = Comparison("engine", "the engine without HTTP", setup, [PEERS["ours"]])
+    with opened(setup) as measure, comparison.reporting():
+        for load in _questions(context.obj, clients, min_requests):
+            comparison.add(load, "ours", measure(load), setup)
+            comparison.add_ceiling(load)
+
+
+@app.command()
+def long_prompt(context: typer.Context, streams: int = 8, prompt_tokens: int = 2000) -> None:
     """How much one long prompt disturbs streams that are already running."""
-    setup = Setup(_model(model), threads, context=4096)
+    [load] = _questions(context.obj, str(2 * streams), 0)
     outcome = {}
-    for name in peers.split(","):
-        its_setup = scenarios.setup_for(PEERS[name], setup, 16)
-        with running(PEERS[name], its_setup) as server:
-            run = scenarios.long_prompt(server, scenarios.Workload(sampling), streams, prompt_tokens)
-            outcome[name] = dataclasses.asdict(asyncio.run(run))
-        print(name, json.dumps(outcome[name]), flush=True)
-    _finish("long-prompt", outcome)
+    for peer in context.obj.chosen("ours,llama-server"):
+        with running(peer, tuning.setup_for(peer, context.obj.setup(4096), load)) as server:
+            run = long_prompt_among.measure(server, load.workload, streams, prompt_tokens)
+            outcome[peer.name] = dataclasses.asdict(asyncio.run(run))
+        print(peer.name, json.dumps(outcome[peer.name]), flush=True)
+    finish("long-prompt", outcome)
 
 
 @app.command()
-def soak(
-    peers: PeersOption = "ours",
-    clients: int = 100,
-    minutes: float = 10.0,
-    sampling: SamplingOption = "openai",
-    model: ModelOption = None,
-    context: ContextOption = 1024,
-    threads: int = 2,
-) -> None:
+def soak(context: typer.Context, clients: int = 100, minutes: float = 10.0) -> None:
     """Steady load for minutes: errors, and memory over time."""
-    setup = Setup(_model(model), threads, context)
+    [load] = _questions(context.obj, str(clients), 0)
     outcome = {}
     print(report.HEADER)
-    for name in peers.split(","):
-        with running(PEERS[name], scenarios.setup_for(PEERS[name], setup, clients)) as server:
-            run = scenarios.soak(server, scenarios.Workload(sampling), clients, minutes * 60)
-            outcome[name] = asyncio.run(run)
-        print(report.row(clients, name, outcome[name].summary), flush=True)
-    curves = {name: tuple(map(list, zip(*run.curve, strict=True))) for name, run in outcome.items()}
-    report.plot({"RSS, MiB": curves}, CACHE / "soak.png", f"{clients} clients", "seconds")  # type: ignore[dict-item]
-    _finish("soak", {name: dataclasses.asdict(run) for name, run in outcome.items()})
+    for peer in context.obj.chosen("ours"):
+        with running(peer, tuning.setup_for(peer, context.obj.setup(1024), load)) as server:
+            run = asyncio.run(soak_of.measure(server, load.workload, clients, minutes * 60))
+        outcome[peer.name] = run
+        print(report.row(load.name, peer.name, run.summary), flush=True)
+    curves = {name: ([x for x, _ in run.curve], [y for _, y in run.curve]) for name, run in outcome.items()}
+    report.plot({"RSS, MiB": curves}, CACHE / "soak.png", f"{clients} clients", "seconds")
+    finish("soak", {name: dataclasses.asdict(run) for name, run in outcome.items()})
 
 
 @app.command()
-def modal(model: ModelOption = None, clients: int = 100, min_requests: RequestsOption = 200) -> None:
+def modal(context: typer.Context, clients: int = 100, min_requests: Requests = 200) -> None:
     """Between Modal's containers: cold start, cancellation, a lost worker, and load on two workers."""
-    outcome = modal_events.measure(_model(model), clients, min_requests)
-    print(f"{report.HEADER}\n{report.row(clients, 'modal', outcome.load)}")
-    _finish("modal", dataclasses.asdict(outcome))
+    outcome = modal_events.measure(context.obj.model, clients, min_requests)
+    print(f"{report.HEADER}\n{report.row(f'{clients} clients', 'modal', outcome.load)}")
+    finish("modal", dataclasses.asdict(outcome))
 
 
 @app.command()
-def equality(model: ModelOption = None, slots: int = 32) -> None:
+def equality(context: typer.Context, slots: int = 32) -> None:
     """Whether 50 answers that were batched are the same as one by one, at temperature 0."""
-    total, differences = equality_of.compare(_model(model), slots)
+    total, differences = equality_of.compare(context.obj.model, slots)
     for found in differences:
         print(f"token {found.position}: {found.serial!r} or {found.batched!r}, {found.gap:.4f} apart")
-    document = {"answers": total, "differences": [dataclasses.asdict(found) for found in differences]}
-    _finish("equality", document)
+    finish(
+        "equality", {"answers": total, "differences": [dataclasses.asdict(found) for found in differences]}
+    )
 
 
-def _report_levels(
-    name: str, title: str, runs: dict[tuple[int, str], list[report.Summary]], bare: dict[int, list[float]]
+def _questions(options: Options, clients: str, at_least: int) -> list[Questions]:
+    workload = Workload(options.sampling)
+    return [Questions(number, num_requests(number, at_least), workload) for number in _numbers(clients)]
+
+
+def _compare(
+    options: Options, name: str, loads: Sequence[Load], setup: Setup, default: str, with_ceiling: bool = False
 ) -> None:
-    """Medians over the repeats so far: a table, a plot, and the JSON line."""
-    ceilings = {load: statistics.median(rates) for load, rates in bare.items()}
-    results: report.Results = {}
-    for (load, peer), summaries in runs.items():
-        results.setdefault(load, {})[peer] = report.median(summaries)
-    print(f"\nmedians, {title}\n{report.table(results, ceilings)}")
-    plot = report.plot_levels(results, CACHE / f"{name}.png", title)
-    _finish(name, {"levels": report.as_json(results, ceilings), "plot": plot and str(plot)})
+    peers = options.chosen(default)
+    if options.tune:
+        tune([peer for peer in peers if tuning.is_llama_server(peer)], loads, setup)
+    title = f"{name}, {setup.model.name}, {options.sampling}, {setup.threads} threads, {setup.context} tokens"
+    comparison = Comparison(name, title, setup, peers)
+    with comparison.reporting():
+        comparison.measure(loads, options.repeats, with_ceiling)
 
 
-def _work(summary: report.Summary, clients: int) -> ceiling.Work:
-    """What the bare loop has to do to match a run of ours."""
-    prompt, cached = map(round, summary.prompt)
-    return ceiling.Work(min(clients, MAX_SLOTS), cached, prompt - cached, round(summary.tokens_per_request))
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _model(path: Path | None) -> Path:
@@ -196,11 +239,6 @@ def _model(path: Path | None) -> Path:
 
         path = default_model()
     return path.absolute()
-
-
-def _finish(name: str, document: dict[str, Any]) -> None:
-    print(f"written to {scenarios.save(name, document)}")
-    print(report.last_line({"benchmark": name, **document}))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from typing import Any
 
 import typer
 
+from benchmarks.summary import Summary
+
 MAX_BATCH = 256  # prompt tokens a step, as the servers are given
 
 
@@ -33,6 +35,15 @@ class Work:
     cached: int
     prompt: int
     output: int
+
+
+def work_of(run: Summary, clients: int, slots: int | None = None) -> Work:
+    """What the bare loop has to do to match a run of ours; `slots` are its own choice unless given."""
+    from worker.llama.context import MAX_SLOTS
+
+    prompt, cached = map(round, run.prompt)
+    sequences = min(clients, slots or MAX_SLOTS)
+    return Work(sequences, cached, prompt - cached, round(run.tokens_per_request))
 
 
 def bare_loop(model: Any, work: Work, threads: int) -> float:

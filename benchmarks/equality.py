@@ -7,13 +7,13 @@ added in another order differ in their last bits, so only a near-tie may go the 
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenarios import MAX_TOKENS, QUESTIONS, SYSTEM_PROMPT
+from benchmarks.workload import MAX_TOKENS, asked
+from benchmarks.workload import questions as fifty_questions
 from worker.llama.batched import BatchedLlama
 
 CONTEXT = 512
@@ -32,7 +32,7 @@ class Difference:
 
 def compare(model: Path, num_slots: int) -> tuple[int, list[Difference]]:
     """The number of questions, and where their answers differ."""
-    questions = [json.loads(line)["question"] for line in QUESTIONS.read_text().splitlines()]
+    questions = fifty_questions()
     batched = BatchedLlama(str(model), n_ctx=CONTEXT, num_slots=num_slots)
     with ThreadPoolExecutor(len(questions)) as threads:
         together = list(threads.map(lambda question: _answer(batched, question), questions))
@@ -49,8 +49,9 @@ def compare(model: Path, num_slots: int) -> tuple[int, list[Difference]]:
 
 def _answer(llama: BatchedLlama, question: str) -> list[dict[str, Any]]:
     """The answer's tokens with their log probabilities, and those of the candidates beside them."""
+    messages: Any = asked(question)
     completion: Any = llama.create_chat_completion(
-        [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}],
+        messages,
         max_tokens=MAX_TOKENS,
         temperature=0,
         logprobs=True,

@@ -1,8 +1,9 @@
-"""What /proc says about a server's processes, and about who else used the machine meanwhile."""
+"""What /proc says about the machine, a server's processes, and who else used the cores meanwhile."""
 
 from __future__ import annotations
 
 import os
+import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +21,38 @@ class CpuUse:
 
 
 class CpuMeter:
-    """Measures from its creation to `read()` how much of the machine the server, we and others took."""
+    """Measures from its creation to `read()` how much of the machine the server, we and others took.
+
+    A server in our own process leaves nothing to the client.
+    """
 
     def __init__(self, server_pid: int) -> None:
         self._pid = server_pid
         self._start = self._now()
 
     def _now(self) -> tuple[float, float, float, float]:
-        return time.monotonic(), cpu_seconds(self._pid), time.process_time(), machine_seconds()
+        client = 0.0 if self._pid == os.getpid() else time.process_time()
+        return time.monotonic(), cpu_seconds(self._pid), client, machine_seconds()
 
     def read(self) -> CpuUse:
         seconds, server, client, busy = (
             now - then for now, then in zip(self._now(), self._start, strict=True)
         )
         return CpuUse(server / seconds, client / seconds, max(0.0, busy - server - client) / seconds)
+
+
+def hardware() -> str:
+    """The machine in one line, as it belongs over every table."""
+    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+    return f"{cpu_model()}, {os.cpu_count()} cores, {gib:.0f} GiB, {platform.system()} {platform.machine()}"
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """With family and model, since virtual machines like to hide the rest of the name."""
+    lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    known = {key.strip(): value.strip() for key, _, value in lines}
+    numbers = "/".join(known[key] for key in ("cpu family", "model") if key in known)
+    return f"{known.get('model name', platform.machine())}{f' ({numbers})' if numbers else ''}"
 
 
 def family(pid: int) -> list[int]:

@@ -18,10 +18,11 @@ from typing import Any
 
 import httpx
 
-from benchmarks import report
-from benchmarks.load import closed_loop, decode
+from benchmarks.client import closed_loop
 from benchmarks.machine import CpuMeter
-from benchmarks.scenarios import Workload
+from benchmarks.replies import decode
+from benchmarks.summary import Summary, summarize
+from benchmarks.workload import Workload
 from compat_tests.deployment import WORKER, Deployment, deployed
 from compat_tests.modal_emulator.emulator import ContainerInfo
 from compat_tests.server import NEVER_ENDS
@@ -39,7 +40,7 @@ class ModalEvents:
     cancel: float  # from the client's disconnect to a worker without that input
     lost: float  # from kill -9 to the error event in the stream
     recover: float  # from kill -9 to the first text of a request sent right after the error
-    load: report.Summary
+    load: Summary
     load_workers: int
 
 
@@ -105,14 +106,14 @@ def lose_worker(deployment: Deployment) -> tuple[float, float]:
     return lost, time.perf_counter() - started
 
 
-def two_workers(deployment: Deployment, clients: int, num_requests: int) -> tuple[report.Summary, int]:
+def two_workers(deployment: Deployment, clients: int, num_requests: int) -> tuple[Summary, int]:
     """A closed loop that needs every slot of two workers; the second starts as the load arrives."""
     requests = list(islice(Workload().requests(MODEL), num_requests))
     port = httpx.URL(deployment.server.url).port
     assert port is not None
     meter = CpuMeter(deployment.workers()[0].pid)
     recordings = asyncio.run(closed_loop(port, requests, clients))
-    summary = report.summarize([decode(recording) for recording in recordings], 0.0, meter.read())
+    summary = summarize([decode(recording) for recording in recordings], 0.0, meter.read())
     return summary, len(deployment.workers())
 
 

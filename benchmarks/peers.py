@@ -1,55 +1,25 @@
-"""The servers under test: how each is installed, started, asked whether it is ready, and measured.
-
-A peer that is not of this project has an environment of its own. All get the same model file, threads and
-context for each sequence, with flash attention on. Only one runs at a time.
+"""The servers under test. All get the same model file, threads and context for each sequence, and flash
+attention on.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sysconfig
 from pathlib import Path
 
-from benchmarks import ENVIRONMENT
+from benchmarks import llama_server
+from benchmarks.peer import Peer, Setup, environment
 
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".cache" / "bench"
-VENVS = ROOT / ".cache" / "bench-venvs"
-START_TIMEOUT = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What every server is given; `context` is in tokens for each sequence."""
-
-    model: Path
-    threads: int = 2
-    context: int = 1024
-    slots: int = 64
-    kv_unified: bool = False
+# All that llama_cpp.server needs beyond this project's own packages.
+STOCK_REQUIREMENT = "starlette-context==0.3.6"
 
 
-Command = Callable[[Path, Setup, int], list[str]]  # python of the peer's environment, setup, port
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """`requirements` go into an environment of its own; without any, it runs from this project in ours."""
-
-    name: str
-    requirements: tuple[str, ...]
-    command: Command
-    env: Callable[[Setup, int], dict[str, str]] = lambda setup, port: {}
+def _this_python() -> Path:
+    return Path(sys.executable)
 
 
 def _ours_command(python: Path, setup: Setup, port: int) -> list[str]:
@@ -59,14 +29,33 @@ def _ours_command(python: Path, setup: Setup, port: int) -> list[str]:
 
 
 def _ours_env(setup: Setup, port: int) -> dict[str, str]:
-    """Slots are left to the server: choosing them well is its own task."""
-    return {
+    env = {
         "MODEL_PATH": str(setup.model),
         "CPU_CORES": str(setup.threads),
         "LLM_THREADS": str(setup.threads),
         "LLM_CTX": str(setup.context),
         "PORT": str(port),
     }
+    slots = {"LLM_SLOTS": str(setup.slots)} if setup.slots else {}
+    cache = {"LLM_CACHE_DIR": str(setup.cache_dir)} if setup.cache_dir else {}
+    return env | slots | cache
+
+
+def _ours_info(python: Path) -> list[str]:
+    code = (
+        "from worker.llama.cpu_variants import load_cpu_variant, llama_cpp;"
+        "load_cpu_variant(); print(llama_cpp.llama_print_system_info().decode())"
+    )
+    return [str(python), "-c", code]
+
+
+def _stock_install() -> Path:
+    """An environment that borrows this one's packages: the very same compiled library."""
+    python = environment("stock", STOCK_REQUIREMENT)
+    command = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    purelib = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    (Path(purelib) / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return python
 
 
 def _stock_command(python: Path, setup: Setup, port: int) -> list[str]:
@@ -79,11 +68,8 @@ def _stock_command(python: Path, setup: Setup, port: int) -> list[str]:
     )
 
 
-def _llama_server_command(python: Path, setup: Setup, port: int) -> list[str]:
-    script = Path(__file__).with_name("llama_server.py")
-    command = f"{python} {script} --model {setup.model} --port {port} --threads {setup.threads}"
-    layout = "--kv-unified" if setup.kv_unified else ""
-    return shlex.split(f"{command} --context {setup.context} --slots {setup.slots} {layout}")
+def _stock_info(python: Path) -> list[str]:
+    return [str(python), "-c", "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"]
 
 
 def _modal_command(python: Path, setup: Setup, port: int) -> list[str]:
@@ -91,87 +77,9 @@ def _modal_command(python: Path, setup: Setup, port: int) -> list[str]:
     return shlex.split(f"{command} --threads {setup.threads} --context {setup.context}")
 
 
-OURS = Peer("ours", (), _ours_command, _ours_env)
-STOCK = Peer("stock", ("llama-cpp-python[server]==0.3.36",), _stock_command)
-LLAMA_SERVER = Peer("llama-server", ("xllamacpp==2026.10.11549",), _llama_server_command)
-MODAL = Peer("modal", (), _modal_command)
-PEERS = {peer.name: peer for peer in (OURS, STOCK, LLAMA_SERVER, MODAL)}
-
-
-def environment(peer: Peer) -> Path:
-    """The Python of the peer's own virtual environment, made on first use; ours is the one we run in."""
-    if not peer.requirements:
-        return Path(sys.executable)
-    folder = VENVS / peer.name
-    python = folder / "bin" / "python"
-    complete = folder / "complete"
-    if not complete.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *peer.requirements], check=True)
-        complete.touch()
-    return python
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running peer."""
-
-    port: int
-    model_id: str
-    pid: int
-
-
-@contextmanager
-def running(peer: Peer, setup: Setup) -> Iterator[Server]:
-    """Start the peer on a free port, wait until it answers, and stop it at the end."""
-    python = environment(peer)
-    port = _free_port()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    log = CACHE / f"{peer.name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            peer.command(python, setup, port),
-            stdout=output,
-            stderr=output,
-            cwd=CACHE if peer.requirements else ROOT,
-            env={**ENVIRONMENT, **peer.env(setup, port)},
-            process_group=0,
-        )
-    try:
-        yield Server(port, _wait_until_ready(process, port, log), process.pid)
-    finally:
-        _stop(process)
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
-    """The served model's id, as soon as `/v1/models` has it."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as response:
-                model_id: str = json.load(response)["data"][0]["id"]
-                return model_id
-        except (OSError, ValueError, LookupError):
-            time.sleep(0.1)
-    raise RuntimeError(f"the server did not get ready; the end of {log}:\n{log.read_text()[-2000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the whole process group to end; kill what is left of it after ten seconds."""
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, signum)
-            process.wait(10)
-            return
-        except ProcessLookupError:
-            process.wait()
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+SAME_BUILD = "llama-cpp-python as installed here"
+OURS = Peer("ours", _this_python, _ours_command, _ours_info, SAME_BUILD, _ours_env, ours=True)
+STOCK = Peer("stock", _stock_install, _stock_command, _stock_info, SAME_BUILD)
+MODAL = Peer("modal", _this_python, _modal_command, _ours_info, SAME_BUILD, ours=True)
+LLAMA_SERVER = llama_server.best()
+PEERS = {peer.name: peer for peer in (OURS, STOCK, LLAMA_SERVER, llama_server.WHEEL, MODAL)}

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from gateway import document, errors
+from gateway import __version__, document, errors
 from gateway.access.auth import KeyRing, RequireKey
 from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
@@ -33,7 +33,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     """
     app = FastAPI(
         title="llama-gateway",
-        version="0.1.0",
+        version=__version__,
         description="Any GGUF model behind the OpenAI API.",
         responses=document.ERROR_RESPONSES,
         exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},

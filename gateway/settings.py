@@ -34,7 +34,7 @@ class GatewaySettings(BaseSettings):
     cors_origins: str = Field(
         default="", description="browser origins that may call the API, separated by commas; * for all"
     )
-    log_level: LogLevel = Field(default="info", description="log level")
+    log_level: LogLevel = Field(default="info", description="the least severe log lines to write")
     log_json: bool = Field(default=False, description="log lines as JSON")
 
     @property

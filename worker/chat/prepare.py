@@ -1,4 +1,4 @@
-"""From a conversation to what the engine needs: the prompt, and a grammar where the answer is held to one."""
+"""From a conversation to what the engine needs: the prompt, and a constraint if the answer is held to one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.chat import reasoning
-from worker.chat.grammar.gbnf import Grammar, either
-from worker.chat.grammar.json_schema import SchemaGrammar
-from worker.chat.grammar.schema_algebra import SchemaError
+from worker.chat import lark, reasoning
+from worker.chat.constraint import Constraint, ConstraintError, Constraints
 from worker.chat.messages import Message, with_instructions
 from worker.chat.options import Chat, ResponseFormat, ToolUse
 from worker.chat.reader import AnswerReader
+from worker.chat.schema.document import SchemaError
+from worker.chat.schema.enforceable import enforceable, json_rule
 from worker.chat.template import RESERVED, ChatTemplate, Prompt
-from worker.chat.tools.offer import call_format, calls_rule, check_strict, definition, instructions
+from worker.chat.tools.offer import call_format, call_rules, check_strict, definition, instructions
 from worker.protocol import InvalidRequest
-
-# Thinking comes before anything that a grammar holds the answer to.
-_THINKING = r'([^<] | "<" [^/] | "</" [^t])* "</think>" [\n]{0,2}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class PreparedChat:
     """One chat as the engine takes it; `ignored` names the options that have no effect on this model."""
 
     prompt: Prompt
-    grammar: str | None
+    constraint: Constraint | None
     thinks_until: str | None
     tool_use: ToolUse | None
     ignored: tuple[str, ...]
@@ -36,7 +33,7 @@ class PreparedChat:
         return AnswerReader(index, self.thinks_until, self.tool_use)
 
 
-def prepare(chat: Chat, template: ChatTemplate) -> PreparedChat:
+def prepare(chat: Chat, template: ChatTemplate, constraints: Constraints) -> PreparedChat:
     """Raises InvalidRequest where the template or a schema does not allow what is asked."""
     use = chat.tool_use
     told = [] if use is None or template.knows_tools else [instructions(use.tools)]
@@ -48,7 +45,7 @@ def prepare(chat: Chat, template: ChatTemplate) -> PreparedChat:
     prompt = template.prompt(with_instructions(messages, told), tools, **variables)
     return PreparedChat(
         prompt=prompt,
-        grammar=_grammar(chat, template, prompt.text),
+        constraint=_constraint(chat, template, prompt.text, constraints),
         thinks_until=reasoning.opened_tag(prompt.text),
         tool_use=use,
         ignored=ignored,
@@ -98,36 +95,57 @@ def _plain_instructions(form: ResponseFormat) -> str:
     return f"Answer with text that matches this regular expression and nothing else: {form.regex}"
 
 
-def _grammar(chat: Chat, template: ChatTemplate, prompt: str) -> str | None:
-    """What the answer may be; None where it may be anything."""
+def _constraint(
+    chat: Chat, template: ChatTemplate, prompt: str, constraints: Constraints
+) -> Constraint | None:
+    """What the answer is held to; None where it may be anything."""
     use, form = chat.tool_use, chat.response_format
     if form is None and not (use and use.required):
         if use is not None:
             check_strict(use)
         return None
-    grammar = Grammar()
+    rules = _thinking(template, prompt, constraints)
     allowed = []
     if use is not None:
         # A model that was never taught to call tools does not know when to stop calling them.
         use = use if template.knows_tools else replace(use, parallel=False)
         form_of_calls = call_format(template.source, knows_tools=template.knows_tools)
-        allowed.append(calls_rule(grammar, use, form_of_calls))
+        rules += call_rules(use, form_of_calls, constraints)
+        allowed.append("calls")
     if form is not None and not (use and use.required):
-        allowed.append(_schema_rule(grammar, form))
-    root = either(allowed)
-    if reasoning.opened_tag(prompt):
-        root = f"{_THINKING} {root}"
-    elif "<think>" in template.source:
-        thinking = grammar.add("thinking", f'"<think>" {_THINKING}')
-        root = f"{thinking}? {root}"
-    return grammar.text(root)
-
-
-def _schema_rule(grammar: Grammar, form: ResponseFormat) -> str:
-    if form.schema is None:
-        raise InvalidRequest("'response_format' has to be JSON.", "response_format", "invalid_value")
+        rules.append(f"ANSWER: {_text(form)}" if form.schema is None else f"answer: {_json(form.schema)}")
+        allowed.append("ANSWER" if form.schema is None else "answer")
     try:
-        return SchemaGrammar(grammar, form.schema).root()
+        return constraints.compile("\n".join([f"start: thinking {lark.either(allowed)}", *rules]))
+    except ConstraintError as error:
+        param = "tools" if form is None else "response_format"
+        raise InvalidRequest(f"No answer can be held to this: {error}.", param, "invalid_value") from error
+
+
+def _thinking(template: ChatTemplate, prompt: str, constraints: Constraints) -> list[str]:
+    """The rule `thinking`, of what may or has to come before the answer."""
+    closing_tag = reasoning.opened_tag(prompt)
+    if closing_tag is not None:
+        return [r"thinking: thought /\n{1,2}/?", constraints.until("thought", closing_tag)]
+    if "<think>" not in template.source:
+        return ["thinking:"]
+    opened = constraints.written("<think>")
+    return [rf"thinking: ({opened} thought /\n{{1,2}}/?)?", constraints.until("thought", "</think>")]
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    try:
+        return json_rule(enforceable(schema))
     except SchemaError as error:
         message = f"The JSON Schema in 'response_format' cannot be enforced: {error}."
         raise InvalidRequest(message, "response_format", "invalid_json_schema") from error
+
+
+def _text(form: ResponseFormat) -> str:
+    if form.regex is None:
+        return lark.either(map(lark.literal, form.choices))
+    try:
+        return lark.regex(form.regex)
+    except ValueError as error:
+        message = f"The regular expression in 'response_format' cannot be enforced: {error}."
+        raise InvalidRequest(message, "response_format", "invalid_value") from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from worker.chat.constraint import Constraint, Constraints
 from worker.chat.template import ChatTemplate
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine, EngineStats
@@ -20,7 +22,8 @@ from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
 from worker.llama.recommended import recommended_sampling as recommended
-from worker.llama.samplers import Grammar, llama_chain
+from worker.llama.samplers import llama_chain
+from worker.llama.token_table import read_token_table
 from worker.llama.vocabulary import LlamaVocabulary
 from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
 
@@ -69,6 +72,7 @@ class BatchedLlama(llama_cpp.Llama):
         self.num_slots = choose_num_slots(self._model, self.context_length, memory_mb, num_slots)
         recurrent = self._is_recurrent or self._is_hybrid
         self.vocabulary = LlamaVocabulary(self._model)
+        self.constraints = Constraints(partial(read_token_table, self._model))
         runner = LlamaRunner(
             self._model,
             num_slots=self.num_slots,
@@ -92,7 +96,7 @@ class BatchedLlama(llama_cpp.Llama):
         self.recommended = recommended(self.metadata) if recommended_sampling else {}
         if self.chat_handler is None:
             template = ChatTemplate(self.metadata.get("tokenizer.chat_template"), self.vocabulary)
-            self.chat_handler = ChatHandler(template)  # type: ignore[assignment]
+            self.chat_handler = ChatHandler(template, self.constraints)  # type: ignore[assignment]
 
     @property
     def alive(self) -> bool:
@@ -145,7 +149,7 @@ class BatchedLlama(llama_cpp.Llama):
         model: str | None = None,
         stopping_criteria: Any = None,
         logits_processor: Any = None,
-        grammar: llama_cpp.llama_grammar.LlamaGrammar | str | None = None,
+        grammar: Constraint | None = None,
         logit_bias: Mapping[int, float] | Mapping[str, float] | None = None,
         **sampling: Any,
     ) -> dict[str, Any] | CompletionStream:
@@ -157,6 +161,8 @@ class BatchedLlama(llama_cpp.Llama):
         """
         if suffix is not None:
             raise InvalidRequest("'suffix' is not supported.", "suffix")
+        if grammar is not None and not isinstance(grammar, Constraint):
+            raise InvalidRequest("A 'grammar' has to be what `constraints.compile` makes of Lark.", "grammar")
         self.engine.check_alive()  # a closed model must not be asked to tokenize
         tokens = self._prompt_tokens(prompt)
         room = self.context_length - len(tokens)
@@ -174,7 +180,7 @@ class BatchedLlama(llama_cpp.Llama):
             tokens,
             Sampler(
                 params,
-                constraint=None if grammar is None else self._grammar(grammar),
+                constraint=None if grammar is None else grammar.copy(),
                 chooser=llama_chain(params, self.vocabulary.size),
                 last_n=self.last_n_tokens_size,
             ),
@@ -216,11 +222,6 @@ class BatchedLlama(llama_cpp.Llama):
 
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", "replace")
-
-    def _grammar(self, grammar: llama_cpp.llama_grammar.LlamaGrammar | str) -> Grammar:
-        if isinstance(grammar, str):
-            return Grammar(self._model, grammar)
-        return Grammar(self._model, grammar._grammar, grammar._root)
 
 
 def _stop_strings(stop: str | SequenceOf[str] | None) -> tuple[str, ...]:

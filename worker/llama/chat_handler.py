@@ -9,6 +9,7 @@ from typing import Any
 from worker.chat import options
 from worker.chat.answer import Answer
 from worker.chat.completion import chat_completion, chat_completion_chunks
+from worker.chat.constraint import Constraint, Constraints
 from worker.chat.options import Chat, ToolChoice
 from worker.chat.prepare import prepare
 from worker.chat.template import ChatTemplate
@@ -38,8 +39,8 @@ class ChatHandler:
     """Renders by the model's template so that nobody forges a role, holds the answer to tools and formats,
     and reads thinking and calls from what the model writes."""
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self.template = template
+    def __init__(self, template: ChatTemplate, constraints: Constraints) -> None:
+        self.template, self.constraints = template, constraints
 
     def __call__(
         self,
@@ -60,7 +61,7 @@ class ChatHandler:
         top_logprobs: int | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
-        grammar: Any = None,
+        grammar: Constraint | None = None,
         **sampling: Any,
     ) -> ChatStream | dict[str, Any]:
         """OpenAI's parameters of these names; the rest goes to `create_completion` as it is.
@@ -76,7 +77,7 @@ class ChatHandler:
             reasoning_effort,
             chat_template_kwargs or {},
         )
-        prepared = prepare(chat, self.template)
+        prepared = prepare(chat, self.template, self.constraints)
         model = sampling.get("model") or llama.model_path
         answer = ChatStream(llama.count_tokens, prepared.ignored, num_each=n, model=model)
         with answer.aborted_on_error():
@@ -84,7 +85,7 @@ class ChatHandler:
                 completion = _create_completion(
                     llama,
                     prepared.prompt.tokens,
-                    grammar=prepared.grammar or grammar,
+                    grammar=prepared.constraint or grammar,
                     logprobs=(top_logprobs or 0) if logprobs else None,
                     max_tokens=max_tokens,
                     seed=None if seed is None else seed + index,  # choices differ, and repeat

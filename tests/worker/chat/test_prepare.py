@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.chat.grammar_checker import GrammarChecker, vocabulary
+from tests.worker.chat.grammar_checker import GrammarChecker, constraints, vocabulary
 from tests.worker.chat.test_template import template
 from worker.chat.options import Chat, ResponseFormat, Tool, ToolUse
 from worker.chat.prepare import prepare
@@ -27,14 +27,14 @@ def request(**more: Any) -> Chat:
 
 
 def told(chat_template: ChatTemplate, asked: Chat) -> str:
-    prompt = prepare(asked, chat_template).prompt
+    prompt = prepare(asked, chat_template, constraints()).prompt
     return vocabulary().detokenize(prompt.tokens, special=True).decode()
 
 
 def checker(asked: Chat, source: str | None = None) -> GrammarChecker:
-    grammar = prepare(asked, template(source)).grammar
-    assert grammar
-    return GrammarChecker(grammar)
+    constraint = prepare(asked, template(source), constraints()).constraint
+    assert constraint
+    return GrammarChecker(constraint)
 
 
 def test_tools_are_described_only_where_the_template_does_not_know_them() -> None:
@@ -106,12 +106,12 @@ def test_a_strict_tool_that_cannot_be_enforced_is_refused_whether_a_call_is_forc
 ) -> None:
     odd = Tool("f", None, {"type": "object", "properties": {"a": {"not": {}}}}, strict=True)
     with pytest.raises(InvalidRequest, match="'f' cannot be enforced: at '/properties/a', 'not'"):
-        prepare(request(tool_use=ToolUse((CLOCK, odd), required=required)), template(NATIVE))
+        prepare(request(tool_use=ToolUse((CLOCK, odd), required=required)), template(NATIVE), constraints())
 
 
 def test_tools_that_are_not_strict_are_not_looked_at_unless_a_call_is_forced() -> None:
     odd = Tool("f", None, {"type": "object", "properties": {"a": {"pattern": 5}}})
-    assert prepare(request(tool_use=ToolUse((odd,))), template(NATIVE)).grammar is None
+    assert prepare(request(tool_use=ToolUse((odd,))), template(NATIVE), constraints()).constraint is None
 
 
 @pytest.mark.parametrize("required", [False, True])
@@ -120,7 +120,7 @@ def test_tools_that_are_not_strict_are_not_looked_at_unless_a_call_is_forced() -
 def test_parameters_that_are_no_object_are_refused(required: bool, source: str, given: Any) -> None:
     odd = Tool("f", None, {"type": given})
     with pytest.raises(InvalidRequest, match="'f' should be a JSON Schema of type 'object'") as error:
-        prepare(request(tool_use=ToolUse((odd,), required=required)), template(source))
+        prepare(request(tool_use=ToolUse((odd,), required=required)), template(source), constraints())
     assert (error.value.param, error.value.code) == ("tools", "invalid_function_parameters")
 
 
@@ -130,7 +130,7 @@ def test_parameters_that_nest_too_deeply_are_refused_before_a_template_sees_them
         schema = {"type": "array", "items": schema}
     odd = Tool("f", None, {"type": "object", "properties": {"a": schema}})
     with pytest.raises(InvalidRequest, match="'f' cannot be used: at its root, its arrays and objects nest"):
-        prepare(request(tool_use=ToolUse((odd,))), template(NATIVE))
+        prepare(request(tool_use=ToolUse((odd,))), template(NATIVE), constraints())
 
 
 def test_arguments_are_an_object_even_where_null_is_allowed() -> None:
@@ -147,15 +147,19 @@ def test_a_schema_that_cannot_be_enforced_is_refused() -> None:
 
 
 def test_template_variables_are_passed_on_and_unknown_ones_reported() -> None:
-    chat = prepare(request(reasoning_effort="none", template_kwargs={"x": 1}), template(THINKS))
+    chat = prepare(
+        request(reasoning_effort="none", template_kwargs={"x": 1}), template(THINKS), constraints()
+    )
     assert chat.prompt.text.endswith("False<think>")
     assert chat.ignored == ("chat_template_kwargs.x",)
     assert chat.thinks_until == "</think>"
-    assert prepare(request(reasoning_effort="low"), template(NATIVE)).ignored == ("reasoning_effort",)
+    assert prepare(request(reasoning_effort="low"), template(NATIVE), constraints()).ignored == (
+        "reasoning_effort",
+    )
     with pytest.raises(InvalidRequest, match="'messages' is set by the server"):
-        prepare(request(template_kwargs={"messages": []}), template(NATIVE))
+        prepare(request(template_kwargs={"messages": []}), template(NATIVE), constraints())
     with pytest.raises(InvalidRequest, match="'self' is set by the server") as refused:
-        prepare(request(template_kwargs={"self": 1}), template(NATIVE))
+        prepare(request(template_kwargs={"self": 1}), template(NATIVE), constraints())
     assert refused.value.param == "chat_template_kwargs"
 
 
@@ -163,5 +167,7 @@ def test_variables_may_be_as_deep_as_a_request() -> None:
     deep: Any = []
     for _ in range(MAX_NESTING - 3):
         deep = [deep]
-    prompt = prepare(request(template_kwargs={"x": deep}), template("{{ x | tojson }}" + MESSAGES)).prompt
+    prompt = prepare(
+        request(template_kwargs={"x": deep}), template("{{ x | tojson }}" + MESSAGES), constraints()
+    ).prompt
     assert "[" * (MAX_NESTING - 2) in prompt.text

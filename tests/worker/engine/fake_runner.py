@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine
 from worker.engine.runner import Chunk, DecodeError, Logits
-from worker.engine.sampling import Sampler
+from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Output
 from worker.engine.sequence import Sequence as Running
 from worker.protocol import SamplingParams
@@ -122,6 +122,45 @@ class LetterVocabulary:
         return token == END
 
 
+class Forcing:
+    """A constraint that allows everything, and after some tokens leaves no choice about the next three."""
+
+    def __init__(self, first: Sequence[int] = (), last: int | None = None) -> None:
+        """`first` must come first; after the token `last` nothing may follow."""
+        self._due = list(first)
+        self._last = last
+        self.is_complete = False
+        self.num_forced = 0
+
+    def allows(self, token: int) -> bool:
+        return True
+
+    def mask(self, row: Row) -> None:
+        pass
+
+    def accept(self, token: int) -> None:
+        self._due = [*self.after(token)]
+        self.is_complete = token == self._last
+
+    def forced(self) -> list[int]:
+        forced, self._due = self._due, []
+        self.num_forced += len(forced)
+        return forced
+
+    @staticmethod
+    def after(token: int) -> list[int]:
+        return [10, 11, token] if token % 3 == 0 else []
+
+
+def forced_continuation(prompt: Sequence[int], length: int, next_token: NextToken = next_token) -> list[int]:
+    """What a sequence under such a constraint would generate on its own."""
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + length:
+        token = next_token(tokens)
+        tokens += [token, *Forcing.after(token)]
+    return tokens[len(prompt) : len(prompt) + length]
+
+
 def text_of(tokens: Sequence[int]) -> str:
     return "".join(chr(64 + token) for token in tokens)
 
@@ -142,9 +181,15 @@ def make_engine(
     )
 
 
-def make_sequence(prompt: Sequence[int], max_tokens: int = 8, stop: tuple[str, ...] = ()) -> Running:
-    params = SamplingParams(temperature=0, stop=stop)
-    return Running(list(prompt), Sampler(params), Detokenizer(stop), max_tokens)
+def make_sequence(
+    prompt: Sequence[int],
+    max_tokens: int = 8,
+    stop: tuple[str, ...] = (),
+    constraint: Forcing | None = None,
+    **sampling: Any,
+) -> Running:
+    params = SamplingParams(temperature=0, stop=stop, **sampling)
+    return Running(list(prompt), Sampler(params, constraint), Detokenizer(stop), max_tokens)
 
 
 def submit(engine: Engine, sequence: Running) -> Running:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from worker.chat.constraint import ConstraintError
 from worker.engine.runner import Chunk
 from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
@@ -136,20 +137,22 @@ def test_seeds_repeat(llama: BatchedLlama) -> None:
 
 
 def test_grammars_hold(llama: BatchedLlama) -> None:
-    grammar = r'root ::= "{\"cloud\": \"" [a-z]{1,12} "\"}"'
+    grammar = llama.constraints.compile(r'start: "{\"cloud\": \"" /[a-z]{1,12}/ "\"}"')
     for temperature in (0.0, 1.5):
         answer = ask(llama, "Name a cloud.", grammar=grammar, temperature=temperature, max_tokens=40)
         assert set(json.loads(answer)) == {"cloud"}
-    with pytest.raises(InvalidRequest):
-        ask(llama, "Name a cloud.", grammar="root ::= (")
+    with pytest.raises(InvalidRequest, match=r"constraints\.compile"):
+        ask(llama, "Name a cloud.", grammar="start: /a/")
+    with pytest.raises(ConstraintError):
+        llama.constraints.compile("start: (")
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_grammar_without_a_way_on_ends_its_own_request(llama: BatchedLlama, temperature: float) -> None:
-    """llama.cpp ends the process when it has to accept a token that its grammar forbids."""
-    for grammar in (r"root ::= [^\x00-\U0010FFFF]", r'root ::= "a" [^\x00-\U0010FFFF]'):
-        with pytest.raises(InvalidRequest, match="dead end"):
-            ask(llama, "Name a cloud.", grammar=grammar, temperature=temperature)
+    grammar = llama.constraints.compile("start: /((a{0,20}){0,20}){0,20}b/")  # which takes ever longer
+    bias = {token: -100.0 for token in range(llama.vocabulary.size) if b"b" in llama.vocabulary.piece(token)}
+    with pytest.raises(InvalidRequest, match="cannot be held any longer"):
+        ask(llama, "Say a.", grammar=grammar, temperature=temperature, logit_bias=bias, max_tokens=400)
     assert llama.alive
 
 
@@ -345,15 +348,17 @@ def test_one_slot_without_prefix_reuse_is_the_plain_serial_twin(llama: BatchedLl
     plain.close()
 
 
-@pytest.mark.parametrize(
-    "sampling", [{}, {"temperature": 0.5, "seed": 3}, {"grammar": 'root ::= ("la" " "?)+'}]
-)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.5, "seed": 3}, {"grammar": "start: /(la ?)+/"}])
 def test_drafts_are_taken_and_change_nothing(llama: BatchedLlama, sampling: Any) -> None:
     plain = BatchedLlama(str(default_model()), n_ctx=512, num_slots=1, prompt_lookup=False)
     prompt = "One, two, three, four, five. One, two, three, four, five. One, two,"
     options = {"max_tokens": 48, **GREEDY, "logprobs": 1, **sampling}
     before = llama.stats().num_accepted_tokens_total
-    answers: list[Any] = [each.create_completion(prompt, **options) for each in (llama, plain)]
+    answers: list[Any] = []
+    for each in (llama, plain):
+        if "grammar" in sampling:
+            options["grammar"] = each.constraints.compile(sampling["grammar"])
+        answers.append(each.create_completion(prompt, **options))
     drafted, expected = (answer["choices"][0] for answer in answers)
     assert llama.stats().num_accepted_tokens_total > before
     assert plain.stats().num_draft_tokens_total == 0

@@ -1,0 +1,129 @@
+"""Tool calls: each request has to call one of four tools, with about 75 tokens of name and arguments.
+
+Most of such a call is forced: names, quotes, braces and the values' beginnings follow from the schemas, so a
+server that does not ask the model for them answers sooner. The figure is calls per second; a call that is not
+valid by its tool's schema is an error. All arguments are bounded, or a small model would go on for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import jsonschema
+
+from benchmarks.client import closed_loop
+from benchmarks.loads import warm_up
+from benchmarks.replies import Reply, decode
+from benchmarks.running import Server
+from benchmarks.workload import Workload, asked, endless_questions
+
+MAX_TOKENS = 256  # more than any call needs
+SYSTEM = "You carry out what the customer asks for by calling a tool."
+
+
+def _tool(name: str, description: str, **properties: Any) -> dict[str, Any]:
+    """All of its arguments are required, and nothing else is allowed."""
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
+
+
+def _one_of(*values: str) -> dict[str, Any]:
+    return {"type": "string", "enum": list(values)}
+
+
+FLAG = {"type": "boolean"}
+REGION = _one_of("europe-west", "europe-north", "us-east", "asia-south")
+ENVIRONMENT = _one_of("production", "staging", "development")
+
+TOOLS = [
+    _tool(
+        "create_virtual_machine",
+        "Start a new virtual machine.",
+        region=REGION,
+        environment=ENVIRONMENT,
+        machine_type=_one_of("standard-small", "standard-large", "memory-optimized"),
+        operating_system=_one_of("debian-12", "ubuntu-24.04", "windows-2025"),
+        nightly_backup=FLAG,
+    ),
+    _tool(
+        "resize_database",
+        "Change the size of a managed database.",
+        region=REGION,
+        environment=ENVIRONMENT,
+        database_engine=_one_of("postgresql", "mysql", "mongodb"),
+        storage_class=_one_of("general-purpose", "provisioned-throughput"),
+        apply_immediately=FLAG,
+    ),
+    _tool(
+        "configure_autoscaling",
+        "Set how a service grows and shrinks with its load.",
+        region=REGION,
+        environment=ENVIRONMENT,
+        scaling_metric=_one_of("cpu-utilization", "memory-utilization", "request-concurrency"),
+        scaling_speed=_one_of("conservative", "balanced", "aggressive"),
+        notify_on_change=FLAG,
+    ),
+    _tool(
+        "open_support_ticket",
+        "Hand a problem over to the support team.",
+        region=REGION,
+        environment=ENVIRONMENT,
+        problem_category=_one_of("performance", "availability", "billing", "security"),
+        customer_impact=_one_of("service-unavailable", "service-degraded", "question-only"),
+        attach_diagnostics=FLAG,
+    ),
+]
+SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalls:
+    """A closed loop of forced calls."""
+
+    clients: int
+    num_requests: int
+    sampling: str = "greedy"
+
+    @property
+    def name(self) -> str:
+        return f"{self.clients} clients, tool calls"
+
+    async def warm_up(self, server: Server) -> None:
+        """With tools as well: schemas are compiled once."""
+        await warm_up(server, Workload(self.sampling), self.clients)
+        await self._ask(server, 1, "Warm-up")
+
+    async def run(self, server: Server) -> list[Reply]:
+        return await self._ask(server, self.num_requests, "Question")
+
+    async def _ask(self, server: Server, num_requests: int, label: str) -> list[Reply]:
+        workload = Workload(self.sampling, MAX_TOKENS)
+        requests = [
+            workload.request(server.model_id, asked(question, SYSTEM), tools=TOOLS, tool_choice="required")
+            for question in islice(endless_questions(label), num_requests)
+        ]
+        recordings = await closed_loop(server.port, requests, self.clients)
+        return [judged(decode(recording)) for recording in recordings]
+
+
+def judged(reply: Reply) -> Reply:
+    """An error if there is not just one call, or not of a tool that there is, or with wrong arguments."""
+    if reply.error:
+        return reply
+    try:
+        [(name, arguments)] = reply.calls
+        jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+    except (ValueError, LookupError, jsonschema.ValidationError) as error:
+        return replace(reply, error=f"not a valid call: {error}")
+    return reply
