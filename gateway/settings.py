@@ -28,6 +28,9 @@ class GatewaySettings(BaseSettings):
     first_event_seconds: float = Field(
         default=20.0, gt=0, description="how long a stream's errors may still be answered by a status code"
     )
+    keep_alive_seconds: int = Field(
+        default=75, ge=1, description="how long an idle connection stays open; more than a proxy's 60 s"
+    )
     shutdown_grace_seconds: float = Field(
         default=10.0, ge=0, description="how long running answers may go on after the server is told to stop"
     )
