@@ -88,6 +88,7 @@ def uvicorn_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds) + 5,
+        root_path=settings.root_path,
         # A client that reuses a connection just as the server closes it has lost its request.
         timeout_keep_alive=settings.keep_alive_seconds,
         headers=[("keep-alive", f"timeout={settings.keep_alive_seconds}")],
