@@ -53,7 +53,10 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    for router in (chat, completions, models, generate, health):
+    for router in (chat, completions, models):
+        app.include_router(router, prefix="/v1")
+        app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
+    for router in (generate, health):
         app.include_router(router)
     document.install(app)
     return app
