@@ -151,6 +151,7 @@ if deployment.gpu is None:
     worker_image = pinned(
         debian.apt_install("build-essential"),
         "llama-cpp-python",
+        "llguidance",
         "pydantic-settings",
         # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
         env={"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"},
@@ -159,6 +160,7 @@ else:
     worker_image = pinned(
         modal.Image.from_registry("nvidia/cuda:12.8.1-devel-ubuntu24.04", add_python="3.12"),
         "llama-cpp-python",
+        "llguidance",
         "pydantic-settings",
         env={"CMAKE_ARGS": "-DGGML_CUDA=ON -DGGML_NATIVE=OFF"},
     )
