@@ -2,13 +2,14 @@
 # make test     the whole suite, on the real model
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
+# make load BASE_URL=… API_KEY=…  100 users on any deployment, with Locust (in .cache); USERS, RAMP, CLASSES, LOCUST
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test test-clients bench check format constraints clean
+.PHONY: serve test test-clients bench load check format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -32,6 +33,23 @@ test: $(INSTALLED)
 
 test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
+
+# LOCUST= instead of the default opens Locust's page at http://localhost:8089.
+USERS ?= 100
+RAMP ?= 1
+CLASSES ?= GenerateUser
+LOCUST ?= --headless --run-time 3m --html .cache/load.html --csv .cache/load
+LOAD_VENV := .cache/bench-peers/locust
+
+load: export API_KEY := $(API_KEY)
+load: $(LOAD_VENV)/bin/locust
+	@test -n '$(BASE_URL)' || { echo 'Say which deployment: make load BASE_URL=https://… API_KEY=…'; exit 1; }
+	PYTHONPATH=. $(LOAD_VENV)/bin/locust -f benchmarks/locustfile.py --host '$(BASE_URL)' \
+		--users $(USERS) --spawn-rate $(RAMP) $(LOCUST) $(CLASSES)
+
+$(LOAD_VENV)/bin/locust:
+	$(PYTHON) -m venv $(LOAD_VENV)
+	$(LOAD_VENV)/bin/python -m pip install --quiet locust==2.47.0
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks all

@@ -50,9 +50,7 @@ from benchmarks.running import running
 from benchmarks.tool_calls import ToolCalls
 from benchmarks.workload import Workload
 
-app = typer.Typer(
-    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True, slots=True)
