@@ -2,14 +2,14 @@
 # make test     the whole suite, on the real model
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
-# make load BASE_URL=… API_KEY=…  100 users on any deployment, with Locust (in .cache); USERS, RAMP, CLASSES, LOCUST
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
+# make load BASE_URL=… API_KEY=…  100 users on any deployment, with Locust (in .cache); USERS, RAMP, CLASSES, LOCUST
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test test-clients bench load check format constraints clean
+.PHONY: serve test test-clients bench check format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -41,6 +41,7 @@ CLASSES ?= GenerateUser
 LOCUST ?= --headless --run-time 3m --html .cache/load.html --csv .cache/load
 LOAD_VENV := .cache/bench-peers/locust
 
+.PHONY: load
 load: export API_KEY := $(API_KEY)
 load: $(LOAD_VENV)/bin/locust
 	@test -n '$(BASE_URL)' || { echo 'Say which deployment: make load BASE_URL=https://… API_KEY=…'; exit 1; }
