@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.chat.template import ChatTemplate
+from worker.chat.choice import chat_template as choose_template
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine, EngineStats
 from worker.engine.sampling import Row, Sampler
@@ -29,7 +29,8 @@ class BatchedLlama(llama_cpp.Llama):
     """A model whose completions hundreds of threads or tasks may ask for at once, of chats or of text.
 
     `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
-    `memory_mb` MiB beside the model; `max_waiting` more queue.
+    `memory_mb` MiB beside the model; `max_waiting` more queue. `chat_template`, a Jinja source, comes before
+    what the model's file has; NoTemplate is raised for one that is not Jinja.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class BatchedLlama(llama_cpp.Llama):
         prefix_cache: bool = True,
         prompt_lookup: bool = True,
         recommended_sampling: bool = True,
+        chat_template: str | None = None,
         kv_unified: bool = False,
         n_ubatch: int = 512,
         type_k: int | None = None,
@@ -65,10 +67,14 @@ class BatchedLlama(llama_cpp.Llama):
             n_threads_batch=n_threads,
             **kwargs,
         )
+        self._metadata = self._model.metadata()
         self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
         self.num_slots = choose_num_slots(self._model, self.context_length, memory_mb, num_slots)
         recurrent = self._is_recurrent or self._is_hybrid
-        self.vocabulary = LlamaVocabulary(self._model)
+        self.vocabulary = LlamaVocabulary(self._model, context_length=self.context_length)
+        if self.chat_handler is None:
+            template = choose_template(self.metadata, self.vocabulary, chat_template)
+            self.chat_handler = ChatHandler(template)  # type: ignore[assignment]
         runner = LlamaRunner(
             self._model,
             num_slots=self.num_slots,
@@ -90,9 +96,16 @@ class BatchedLlama(llama_cpp.Llama):
         )
         self.engine.start()
         self.recommended = recommended(self.metadata) if recommended_sampling else {}
-        if self.chat_handler is None:
-            template = ChatTemplate(self.metadata.get("tokenizer.chat_template"), self.vocabulary)
-            self.chat_handler = ChatHandler(template)  # type: ignore[assignment]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the model's file says of itself."""
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, values: dict[str, str]) -> None:
+        # The library would compile all templates as it starts, and fails on those that it cannot read.
+        self._metadata = {key: value for key, value in values.items() if "chat_template" not in key}
 
     @property
     def alive(self) -> bool:
@@ -195,9 +208,10 @@ class BatchedLlama(llama_cpp.Llama):
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenize(prompt.encode(), add_bos=self._model.add_bos_token(), special=True) or [
-                self.token_bos()
-            ]
+            text, bos = prompt.encode(), self.vocabulary.bos
+            self.vocabulary.check_fits(text)
+            tokens = [] if bos is None else [bos]
+            return tokens + self.vocabulary.tokenize(text, True) or [self.token_bos()]
         self._check_tokens(prompt)
         return list(prompt)
 
