@@ -125,8 +125,8 @@ def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iter
         )
     if slow_type := slow_type_notice(settings.model_path, llama.metadata):
         yield slow_type
-    assert isinstance(llama.chat_handler, ChatHandler)
-    if not llama.chat_handler.template.protects_roles:
+    handler = llama.chat_handler
+    if isinstance(handler, ChatHandler) and not handler.template.protects_roles:
         yield (
             "The chat template marks roles by plain text, not by tokens of the model's vocabulary: whoever "
             "writes a message can write what looks like another role's. Do not rely on the system prompt "
