@@ -4,6 +4,7 @@
 # make check    formatting, lint, strict types
 # make docs     docs/settings.md, from the settings classes
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
+# make load BASE_URL=… API_KEY=…  100 users on any deployment, with Locust (in .cache); USERS, RAMP, CLASSES, LOCUST
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +35,24 @@ test: $(INSTALLED)
 
 test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
+
+# LOCUST= instead of the default opens Locust's page at http://localhost:8089.
+USERS ?= 100
+RAMP ?= 1
+CLASSES ?= GenerateUser
+LOCUST ?= --headless --run-time 3m --html .cache/load.html --csv .cache/load
+LOAD_VENV := .cache/bench-peers/locust
+
+.PHONY: load
+load: export API_KEY := $(API_KEY)
+load: $(LOAD_VENV)/bin/locust
+	@test -n '$(BASE_URL)' || { echo 'Say which deployment: make load BASE_URL=https://… API_KEY=…'; exit 1; }
+	PYTHONPATH=. $(LOAD_VENV)/bin/locust -f benchmarks/locustfile.py --host '$(BASE_URL)' \
+		--users $(USERS) --spawn-rate $(RAMP) $(LOCUST) $(CLASSES)
+
+$(LOAD_VENV)/bin/locust:
+	$(PYTHON) -m venv $(LOAD_VENV)
+	$(LOAD_VENV)/bin/python -m pip install --quiet locust==2.47.0
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks all

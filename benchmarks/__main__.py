@@ -48,7 +48,7 @@ from benchmarks.peers import PEERS
 from benchmarks.results import finish
 from benchmarks.running import running
 from benchmarks.tool_calls import ToolCalls
-from benchmarks.workload import Workload
+from benchmarks.workload import SAMPLING, Workload
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -69,7 +69,12 @@ class Options:
         return Setup(self.model, self.threads, self.context or context, slots)
 
     def chosen(self, default: str) -> list[Peer]:
-        return [PEERS[name] for name in (self.peers or default).split(",")]
+        """The peers named, or the benchmark's own choice."""
+        names = (self.peers or default).split(",")
+        if unknown := set(names) - PEERS.keys():
+            there = ", ".join(PEERS)
+            raise typer.BadParameter(f"No peer is called {', '.join(unknown)}. There are: {there}.")
+        return [PEERS[name] for name in names]
 
 
 @app.callback()
@@ -83,6 +88,8 @@ def common(
     threads: int = 2,
     tune: Annotated[bool, typer.Option(help="first find llama-server's best setting for each load")] = False,
 ) -> None:
+    if sampling not in SAMPLING:
+        raise typer.BadParameter(f"It is one of: {', '.join(SAMPLING)}.", param_hint="--sampling")
     context.obj = Options(peers, repeats, sampling, _model(model), num_ctx, threads, tune)
 
 

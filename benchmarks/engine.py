@@ -49,12 +49,12 @@ def _measure(llama: BatchedLlama, load: Questions) -> Summary:
         replies = answers("Question", load.num_requests)
         cpu, after = meter.read(), llama.stats()
     summary = summarize(replies, memory(os.getpid(), "VmHWM"), cpu)
-    prompt = after.num_prompt_tokens_total - before.num_prompt_tokens_total
+    computed = after.num_prompt_tokens_total - before.num_prompt_tokens_total
     cached = after.num_cached_tokens_total - before.num_cached_tokens_total
     tokens = after.num_output_tokens_total - before.num_output_tokens_total
     return replace(
         summary,
-        prompt=(prompt / len(replies), cached / len(replies)),
+        prompt=((computed + cached) / len(replies), cached / len(replies)),
         tokens=tokens,
         tokens_per_s=summary.tokens_per_s * tokens / summary.tokens,
         tokens_per_request=tokens / len(replies),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -38,14 +38,21 @@ class Reply:
 
 def decode(recording: Recording) -> Reply:
     """What the recorded answer amounts to: when text came, how many tokens, whether it was whole."""
+    status, body = split_head(recording.pieces)
+    error = recording.error or (None if status == 200 else f"HTTP status {status}")
+    reply = decode_body(body, recording.sent, error)
+    return replace(reply, closed=recording.closed, opening=recording.opening)
+
+
+def decode_body(body: Iterable[Stamped], sent: float, error: str | None = None) -> Reply:
+    """The same of a body alone, which may still be arriving; `closed` is when its last event came."""
     times: list[float] = []
     text: list[str] = []
     calls: dict[int, list[str]] = {}
     usage: dict[str, Any] = {}
-    finished = False
-    status, body = split_head(recording.pieces)
-    error = recording.error or (None if status == 200 else f"HTTP status {status}")
+    finished, closed = False, sent
     for when, payload in events(body):
+        closed = when
         if payload == b"[DONE]":
             continue
         event = json.loads(payload)
@@ -62,16 +69,15 @@ def decode(recording: Recording) -> Reply:
     if error is None and not finished:
         error = "the stream ended early"
     return Reply(
-        recording.sent,
-        recording.closed,
+        sent,
+        closed,
         tuple(times),
         usage.get("completion_tokens", len(times)),
         error,
         usage.get("prompt_tokens", 0),
         (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
-        recording.opening,
-        "".join(text),
-        tuple((name, arguments) for name, arguments in calls.values()),
+        text="".join(text),
+        calls=tuple((name, arguments) for name, arguments in calls.values()),
     )
 
 

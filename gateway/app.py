@@ -13,6 +13,7 @@ from gateway import __version__, document, errors
 from gateway.access.auth import KeyRing, RequireKey
 from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
+from gateway.access.head import HeadAsGet
 from gateway.answers.respond import IGNORED_HEADER
 from gateway.backends.base import Backend
 from gateway.deps import Gateway
@@ -45,13 +46,17 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 allow_headers=["*"],
                 expose_headers=["x-request-id", IGNORED_HEADER, "retry-after", "retry-after-ms"],
             ),
+            Middleware(HeadAsGet),
             Middleware(errors.AnswerErrors),  # inside of CORS, without whose headers browsers show no error
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    for router in (chat, completions, models, generate, health):
+    for router in (chat, completions, models):
+        app.include_router(router, prefix="/v1")
+        app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
+    for router in (generate, health):
         app.include_router(router)
     document.install(app)
     return app

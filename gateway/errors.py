@@ -77,6 +77,10 @@ def invalid(message: str, param: str | None = None, code: str | None = "invalid_
     return APIError(400, message, param=param, code=code)
 
 
+def missing(param: str) -> APIError:
+    return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+
+
 def unsupported(param: str, why: str) -> APIError:
     return invalid(f"'{param}' is not supported: {why}", param, "unsupported_parameter")
 
@@ -131,7 +135,7 @@ def from_validation(errors: Sequence[Any], body: object) -> APIError:
     if kind.startswith("union_tag"):
         param = f"{param}.{detail['ctx']['discriminator'].strip(chr(39))}"
     if kind in ("missing", "union_tag_not_found"):
-        return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+        return missing(param)
     return invalid(f"Invalid value for '{param}': {_expectation(detail)}.", param)
 
 

@@ -12,6 +12,7 @@ from types import FrameType
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.backends.local import local_worker
@@ -68,12 +69,7 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     started = time.perf_counter()
     with local_worker(worker_settings) as worker:
         stopping = asyncio.Event()
-        config = uvicorn.Config(
-            create_app(worker, gateway_settings, stopping),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=int(gateway_settings.shutdown_grace_seconds) + 5,
-        )
+        config = uvicorn_config(create_app(worker, gateway_settings, stopping), gateway_settings)
         banner = BANNER.format(
             model=worker.model.id,
             slots=worker.num_slots,
@@ -84,6 +80,19 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             key="YOUR_KEY" if gateway_settings.key_list else "unused",
         )
         Server(config, banner, stopping).run(sockets=[listener])
+
+
+def uvicorn_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_seconds) + 5,
+        root_path=settings.root_path,
+        # A client that reuses a connection just as the server closes it has lost its request.
+        timeout_keep_alive=settings.keep_alive_seconds,
+        headers=[("keep-alive", f"timeout={settings.keep_alive_seconds}")],
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from gateway.app import create_app
 from gateway.backends.base import Backend
 from gateway.ops.logs import configure_logging
+from gateway.server import uvicorn_config
 from gateway.settings import GatewaySettings
 from worker.protocol import (
     Accepted,
@@ -73,16 +74,16 @@ def serving(
     settings: GatewaySettings | None = None,
     stopping: asyncio.Event | None = None,
 ) -> Iterator[str]:
-    with listening(create_app(backend, settings or GatewaySettings(), stopping)) as url:
+    settings = settings or GatewaySettings()
+    with listening(create_app(backend, settings, stopping), settings) as url:
         yield url
 
 
 @contextlib.contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, settings: GatewaySettings) -> Iterator[str]:
     """The server's root URL; it is stopped, and its thread has ended, on leaving."""
     configure_logging("info", as_json=False)
-    config = uvicorn.Config(app, log_level="error")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(app, settings))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     started = threading.Event()

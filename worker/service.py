@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from worker.chat.answer import Answer, PlainReader
+from worker.chat.choice import NoTemplate
 from worker.chat.messages import with_system_prompt
 from worker.chat.template import ChatTemplate
 from worker.engine.stream import CompletionStream
@@ -27,6 +29,7 @@ from worker.protocol import (
     ChatRequest,
     CompletionRequest,
     Event,
+    InvalidRequest,
     ModelInfo,
     Request,
     WorkerFailed,
@@ -39,6 +42,7 @@ log = logging.getLogger("worker")
 def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedLlama:
     """The model, loaded once. Raises ModelFileError, with `advice` where another file is needed."""
     path = check_model_file(settings.model_path, advice)
+    template = _template_file(settings.chat_template)
     started = time.perf_counter()
     on_gpu = settings.n_gpu_layers != 0 and finds_gpu()
     try:
@@ -55,9 +59,17 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             cache_mb=settings.llm_cache_mb,
             prompt_lookup=settings.llm_prompt_lookup,
             recommended_sampling=settings.llm_recommended_sampling,
+            chat_template=template,
             n_gpu_layers=settings.n_gpu_layers,
             verbose=False,
         )
+    except NoTemplate as error:
+        what = (
+            f"CHAT_TEMPLATE={settings.chat_template}"
+            if settings.chat_template
+            else f"The chat template in {path}"
+        )
+        raise ModelFileError(f"{what} is {error}. Set CHAT_TEMPLATE to the path of one.") from error
     except ValueError as error:
         raise ModelFileError(
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
@@ -70,7 +82,8 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
     loaded = time.perf_counter()
     if settings.llm_prefix_cache and settings.system_prompt:
         assert isinstance(llama.chat_handler, ChatHandler)
-        llama.prefill_prefix(system_prefix(llama.chat_handler.template, settings.system_prompt))
+        if prefix := system_prefix(llama.chat_handler.template, settings.system_prompt):
+            llama.prefill_prefix(prefix)
     log.info(
         "%s: %d slots of %d tokens, CPU variant %s; loaded in %.2f s, system prompt prefilled in %.2f s",
         *(path.name, llama.num_slots, llama.context_length, loaded_variant()),
@@ -79,6 +92,17 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
     for notice in notices(settings, llama, on_gpu):
         log.warning(notice)
     return llama
+
+
+def _template_file(path: Path | None) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8") if path else None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ModelFileError(
+            f"CHAT_TEMPLATE={path} cannot be read: {why}. Give the path of a Jinja template, or leave it out "
+            "for the model's own."
+        ) from error
 
 
 def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iterator[str]:
@@ -101,14 +125,27 @@ def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iter
         )
     if slow_type := slow_type_notice(settings.model_path, llama.metadata):
         yield slow_type
+    handler = llama.chat_handler
+    if isinstance(handler, ChatHandler) and not handler.template.protects_roles:
+        yield (
+            "The chat template marks roles by plain text, not by tokens of the model's vocabulary: whoever "
+            "writes a message can write what looks like another role's. Do not rely on the system prompt "
+            "where users are not trusted."
+        )
 
 
 def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
-    """The tokens that every prompt under the default system prompt begins with, whatever the user says."""
-    one, other = (
-        template.prompt(with_system_prompt([{"role": "user", "content": text}], system_prompt)).tokens
-        for text in ("a", "1")
-    )
+    """The tokens that every prompt under the default system prompt begins with, whatever the user says.
+
+    None of them if the template accepts no conversation at all.
+    """
+    try:
+        one, other = (
+            template.prompt(with_system_prompt([{"role": "user", "content": text}], system_prompt)).tokens
+            for text in ("a", "1")
+        )
+    except InvalidRequest:
+        return []
     return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 

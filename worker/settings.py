@@ -59,6 +59,10 @@ class WorkerSettings(BaseSettings):
         description="used by /generate always, and by chat when the client sent no system message",
     )
 
+    chat_template: Path | None = Field(
+        default=None, description="a Jinja file that comes before the model's own chat template"
+    )
+
     @property
     def served_name(self) -> str:
         return self.model_name or self.model_path.stem

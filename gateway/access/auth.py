@@ -1,4 +1,4 @@
-"""Bearer keys, compared in constant time and never logged."""
+"""Keys that clients send, compared in constant time and never logged."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class KeyRing:
     """The accepted keys. Empty means that the server is open, which start-up allows only on purpose."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
 
-    def check(self, authorization: str | None) -> None:
-        """Raise a 401 unless the `Authorization` header carries one of the keys."""
+    def check(self, headers: Headers) -> None:
+        """Raise a 401 unless the headers carry one of the keys."""
         if not self._digests:
             return
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = _key(headers)
+        if not key:
             raise _refusal("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
-        digest = _digest(key.strip())
+        digest = _digest(key.encode("latin-1"))  # the bytes that were sent: UTF-8, as a rule
         # Every key is compared, so that timing tells nothing of which one came close.
         if not any([hmac.compare_digest(digest, known) for known in self._digests]):
             raise _refusal("Incorrect API key provided. Ask whoever runs this server for a valid one.")
@@ -40,13 +40,22 @@ class RequireKey:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
-            self._keys.check(Headers(scope=scope).get("authorization"))
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] == "http" and path not in PUBLIC_PATHS:
+            self._keys.check(Headers(scope=scope))
         await self._app(scope, receive, send)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _key(headers: Headers) -> str:
+    """As bearer token, or as Anthropic's and Azure's clients send it. Empty where there is none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return headers.get("x-api-key") or headers.get("api-key", "")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 def _refusal(message: str) -> APIError:

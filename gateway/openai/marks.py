@@ -30,9 +30,9 @@ def refuse_unsupported(body: StrictBody) -> None:
 
 
 def hints(body: StrictBody) -> Iterable[str]:
-    """The hints that were given."""
+    """The hints that were given; false asks for nothing."""
     for name, mark in _marks(type(body)).items():
-        if isinstance(mark, Hint) and getattr(body, name) is not None:
+        if isinstance(mark, Hint) and getattr(body, name) not in (None, False):
             yield name
 
 

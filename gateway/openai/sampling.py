@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.json_body import PlainOr, StrictBody
 from gateway.openai.marks import Hint, Refused, hints
@@ -34,6 +34,27 @@ def _token_biases(biases: dict[str, float]) -> dict[str, float]:
     return biases
 
 
+def _whole(value: Any) -> Any:
+    """10.0, as languages without whole numbers write 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _limit(value: int) -> int:
+    if value == 0:
+        raise ValueError("it should be 1 or more, or -1 for no limit but the context's end")
+    return value
+
+
+def _off(value: Any) -> Any:
+    """vLLM's -1 switches the sampler off, as llama.cpp's 0 does."""
+    return 0 if value == -1 else value
+
+
+UNLIMITED = -1
+Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=UNLIMITED, le=MAX_INT32)]
+TokenLimit = Annotated[Tokens, AfterValidator(_limit)]
+
+
 class SamplingFields(StrictBody):
     """Null means the default."""
 
@@ -41,9 +62,9 @@ class SamplingFields(StrictBody):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    stop: PlainOr[str, Annotated[list[str], Field(min_length=1, max_length=MAX_STOP_STRINGS)]] | None = None
+    stop: PlainOr[str, Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)]] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
-    max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
+    max_tokens: TokenLimit | None = None
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: Annotated[dict[str, float], AfterValidator(_token_biases)] | None = None
@@ -51,7 +72,7 @@ class SamplingFields(StrictBody):
     stream_options: StreamOptions | None = None
     user: Annotated[str | None, Hint()] = None
     # llama.cpp's own; the SDK sends them through `extra_body`.
-    top_k: int | None = Field(default=None, ge=0, le=MAX_INT32)
+    top_k: Annotated[int, BeforeValidator(_off), Field(ge=0, le=MAX_INT32)] | None = None
     min_p: float | None = Field(default=None, ge=0, le=1)
     typical_p: float | None = Field(default=None, gt=0, le=1)
     repeat_penalty: float | None = Field(default=None, ge=0.01, le=10)
@@ -62,13 +83,6 @@ class SamplingFields(StrictBody):
     grammar: Annotated[
         str | None, Refused("send a JSON Schema as 'response_format' of a chat completion.")
     ] = None
-
-    @field_validator("stream_options")
-    @classmethod
-    def _needs_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
-        if value is not None and not info.data.get("stream"):
-            raise ValueError("it is only allowed when 'stream' is true")
-        return value
 
     @property
     def include_usage(self) -> bool:
@@ -84,7 +98,7 @@ def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: i
     given |= {
         "stop": tuple(filter(None, [body.stop] if isinstance(body.stop, str) else body.stop or [])),
         "logit_bias": {int(token): bias for token, bias in (body.logit_bias or {}).items()},
-        "max_tokens": max_tokens,
+        "max_tokens": None if max_tokens == UNLIMITED else max_tokens,
         "logprobs": logprobs,
         "left_to_model": frozenset(name for name in RECOMMENDABLE if given[name] is None),
     }
@@ -94,6 +108,8 @@ def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: i
 def ignored(body: SamplingFields) -> Iterable[str]:
     """Hints that were given, and fields that the API does not have."""
     yield from hints(body)
-    if body.stream_options and body.stream_options.include_obfuscation:
+    if body.stream_options and not body.stream:
+        yield "stream_options"
+    elif body.stream_options and body.stream_options.include_obfuscation:
         yield "stream_options.include_obfuscation"
     yield from sorted(body.model_extra or {})

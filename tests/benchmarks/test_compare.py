@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
@@ -9,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from benchmarks import ENVIRONMENT, compare, llama_server, results, tuning
+from benchmarks import ENVIRONMENT, compare, llama_server, restart, results, soak, tuning
+from benchmarks.__main__ import app
 from benchmarks.compare import Comparison
 from benchmarks.conversations import Conversations
+from benchmarks.engine import opened
 from benchmarks.loads import Questions
 from benchmarks.machine import cpu_model
 from benchmarks.peer import Peer, Setup, instruction_sets
 from benchmarks.peers import OURS
 from benchmarks.running import running
 from benchmarks.workload import Workload
+from worker.models.default import default_model
 
 PROGRAM = Path(__file__).with_name("fake_peer.py")
 LOAD = Questions(2, 4, Workload())
@@ -80,6 +85,41 @@ def test_an_interrupted_comparison_keeps_and_reports_the_runs_that_it_has(
     assert "ours" in json.loads(capsys.readouterr().out.splitlines()[-1])["loads"]["2 clients"]
     [runs] = (cache / "runs").glob("test-*.jsonl")
     assert [json.loads(line)["peer"] for line in runs.read_text().splitlines()] == ["ours"]
+
+
+def test_a_restarted_server_finds_the_folder_of_the_one_before() -> None:
+    folders: list[Path | None] = []
+
+    def env(setup: Setup, port: int) -> dict[str, str]:
+        folders.append(setup.cache_dir)
+        return {}
+
+    outcome = restart.measure(fake("ours", env=env), Setup(Path("none")), prompt_tokens=20, repeats=2)
+    assert outcome.ratio > 0
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+    assert OURS.env(Setup(Path("none"), cache_dir=Path("folder")), 1)["LLM_CACHE_DIR"] == "folder"
+
+
+def test_a_soak_watches_memory_until_the_time_is_up() -> None:
+    with running(fake("ours"), Setup(Path("none"))) as server:
+        outcome = asyncio.run(soak.measure(server, Workload(), clients=2, seconds=0.05))
+    assert outcome.summary.requests >= 2
+    assert outcome.summary.errors == 0
+    assert all(mib > 0 for _, mib in outcome.curve)
+
+
+def test_the_engine_is_measured_without_http() -> None:
+    with opened(Setup(default_model(), context=256, slots=2)) as measure:
+        summary = measure(Questions(2, 3, Workload(max_tokens=4)))
+    assert (summary.requests, summary.errors, summary.tokens) == (3, 0, 12)
+    assert summary.prompt[0] > summary.prompt[1] > 0
+
+
+@pytest.mark.parametrize("options", [["--peers", "vllm", "levels"], ["--sampling", "wild", "levels"]])
+def test_an_unknown_name_is_answered_with_those_that_there_are(options: list[str]) -> None:
+    outcome = CliRunner().invoke(app, options)
+    assert outcome.exit_code == 2
+    assert "llama-server" in outcome.output or "greedy" in outcome.output
 
 
 def test_instruction_sets_are_those_in_use() -> None:

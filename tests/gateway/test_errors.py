@@ -30,7 +30,8 @@ GPT = json.dumps({**HELLO, "model": "gpt"}).encode()
         ({"stop": ["a"] * 5}, "stop", "at most 4"),
         ({"logit_bias": {"word": 1}}, "logit_bias", "token ids"),
         ({"n": 0}, "n", "greater than or equal to 1"),
-        ({"store": True}, "store", "not supported"),
+        ({"max_tokens": 0}, "max_tokens", "1 or more, or -1"),
+        ({"max_tokens": 1.5}, "max_tokens", "integer"),
         ({"modalities": ["audio"]}, "modalities", "not supported"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

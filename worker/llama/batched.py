@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from worker.chat.choice import chat_template as choose_template
 from worker.chat.constraint import Constraint, Constraints
-from worker.chat.template import ChatTemplate
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine, EngineStats
 from worker.engine.sampling import Row, Sampler
@@ -34,7 +34,8 @@ class BatchedLlama(llama_cpp.Llama):
 
     `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
     `memory_mb` MiB beside the model; `max_waiting` more queue. `cache_mb` MiB keep conversations that have
-    lost their slots.
+    lost their slots. `chat_template`, a Jinja source, comes before what the model's file has; NoTemplate is
+    raised for one that is not Jinja.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BatchedLlama(llama_cpp.Llama):
         cache_mb: int | None = None,
         prompt_lookup: bool = True,
         recommended_sampling: bool = True,
+        chat_template: str | None = None,
         kv_unified: bool = False,
         n_ubatch: int = 512,
         type_k: int | None = None,
@@ -71,14 +73,18 @@ class BatchedLlama(llama_cpp.Llama):
             n_threads_batch=n_threads,
             **kwargs,
         )
+        self._metadata = self._model.metadata()
         self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
         slot_memory = measure_slot_memory(self._model, self._ctx.ctx)
         slot_bytes = slot_memory.num_bytes(self.context_length, n_ubatch)
         self.num_slots, cache_mb = divide_memory(
             self._model, slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
         )
-        self.vocabulary = LlamaVocabulary(self._model)
+        self.vocabulary = LlamaVocabulary(self._model, context_length=self.context_length)
         self.constraints = Constraints(partial(read_token_table, self._model))
+        if self.chat_handler is None:
+            template = choose_template(self.metadata, self.vocabulary, chat_template)
+            self.chat_handler = ChatHandler(template, self.constraints)  # type: ignore[assignment]
         runner = LlamaRunner(
             self._model,
             num_slots=self.num_slots,
@@ -101,9 +107,16 @@ class BatchedLlama(llama_cpp.Llama):
         )
         self.engine.start()
         self.recommended = recommended(self.metadata) if recommended_sampling else {}
-        if self.chat_handler is None:
-            template = ChatTemplate(self.metadata.get("tokenizer.chat_template"), self.vocabulary)
-            self.chat_handler = ChatHandler(template, self.constraints)  # type: ignore[assignment]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the model's file says of itself."""
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, values: dict[str, str]) -> None:
+        # The library would compile all templates as it starts, and fails on those that it cannot read.
+        self._metadata = {key: value for key, value in values.items() if "chat_template" not in key}
 
     @property
     def alive(self) -> bool:
@@ -208,9 +221,10 @@ class BatchedLlama(llama_cpp.Llama):
 
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenize(prompt.encode(), add_bos=self._model.add_bos_token(), special=True) or [
-                self.token_bos()
-            ]
+            text, bos = prompt.encode(), self.vocabulary.bos
+            self.vocabulary.check_fits(text)
+            tokens = [] if bos is None else [bos]
+            return tokens + self.vocabulary.tokenize(text, True) or [self.token_bos()]
         self._check_tokens(prompt)
         return list(prompt)
 

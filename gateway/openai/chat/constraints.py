@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 FUNCTIONS_ONLY = "these models call functions, not custom tools. Send a tool of type 'function'."
 
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_./-]{1,64}$")]
 
 
 class CustomTool(StrictBody):
@@ -138,7 +138,7 @@ def _chosen(tools: Mapping[str, T], names: Sequence[str], param: str) -> list[T]
 
 
 class JSONSchemaFormat(StrictBody):
-    name: Name
+    name: Name | None = None
     description: str | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     strict: bool | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from gateway.errors import unsupported
+from gateway.errors import missing, unsupported
 from gateway.json_body import PlainOr, StrictBody
 from gateway.openai.chat.constraints import FUNCTIONS_ONLY, CustomOr, CustomTool
 
@@ -46,7 +47,7 @@ class UserMessage(StrictBody):
 
 class FunctionCall(StrictBody):
     name: str
-    arguments: str
+    arguments: PlainOr[str, dict[str, Any]]
 
 
 class ToolCall(StrictBody):
@@ -57,24 +58,18 @@ class ToolCall(StrictBody):
 
 class AssistantMessage(StrictBody):
     role: Literal["assistant"]
-    content: Content | None = None
+    content: PlainOr[str, list[Part]] | None = None
     refusal: str | None = None
     name: str | None = None
     tool_calls: list[CustomOr[ToolCall]] | None = None
     function_call: FunctionCall | None = None
     reasoning_content: str | None = None
 
-    @model_validator(mode="after")
-    def _says_something(self) -> AssistantMessage:
-        if self.content is None and not (self.tool_calls or self.function_call or self.refusal):
-            raise ValueError("an assistant message needs 'content', unless it has 'tool_calls'")
-        return self
-
 
 class ToolMessage(StrictBody):
     role: Literal["tool"]
     content: Content
-    tool_call_id: str
+    tool_call_id: str | None = None
 
 
 class FunctionMessage(StrictBody):
@@ -92,9 +87,27 @@ Message = Annotated[
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The chat template's own form: a role that templates know, and content as one text.
 
-    Raises a 400 for what is not text.
+    Raises a 400 for what is not text, and for results of which it is not clear what they answer.
     """
-    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    translated: list[dict[str, Any]] = []
+    unanswered: set[str] = set()
+    for i, message in enumerate(messages):
+        plain = _message(message, f"messages[{i}]")
+        if plain["role"] == "assistant":
+            unanswered = {call["id"] for call in plain.get("tool_calls", ())}
+        elif plain["role"] == "tool":
+            plain["tool_call_id"] = plain["tool_call_id"] or _only(unanswered, f"messages[{i}].tool_call_id")
+            unanswered.discard(plain["tool_call_id"])
+        translated.append(plain)
+    return translated
+
+
+def _only(call_ids: Collection[str], param: str) -> str:
+    """The id that a result may leave out, because one call alone waits for it."""
+    if len(call_ids) != 1:
+        raise missing(param)
+    (call_id,) = call_ids
+    return call_id
 
 
 def _message(message: Message, where: str) -> dict[str, Any]:
@@ -127,7 +140,10 @@ def _assistant(message: AssistantMessage, content: str, where: str) -> dict[str,
 
 
 def _call(call_id: str, function: FunctionCall) -> dict[str, Any]:
-    call = {"name": function.name, "arguments": function.arguments}
+    arguments = function.arguments
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    call = {"name": function.name, "arguments": arguments}
     return {"id": call_id, "type": "function", "function": call}
 
 

@@ -11,10 +11,9 @@ from gateway.json_body import StrictBody
 from gateway.openai.chat.constraints import ResponseFormat, ToolFields, response_format, tool_use
 from gateway.openai.chat.messages import Content, Message, template_messages
 from gateway.openai.marks import Hint, Refused, refuse_unsupported
-from gateway.openai.sampling import MAX_INT32, SamplingFields, ignored, sampling_params
+from gateway.openai.sampling import SamplingFields, TokenLimit, ignored, sampling_params
 from worker.protocol import ChatRequest
 
-NOT_STORED = "nothing is stored here. Leave it out or send false."
 TEXT_ONLY = 'these models answer in text only. Leave it out or send ["text"].'
 
 JSONObject = dict[str, Any]
@@ -30,25 +29,25 @@ class ChatCompletionRequest(SamplingFields, ToolFields):
     """All 37 parameters of OpenAI's reference, and llama.cpp's own."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_INT32)
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     chat_template_kwargs: JSONObject | None = None
     metadata: Annotated[dict[str, str] | None, Hint()] = None
     safety_identifier: Annotated[Annotated[str, Field(max_length=64)] | None, Hint()] = None
     prompt_cache_key: Annotated[str | None, Hint()] = None
-    prompt_cache_retention: Annotated[Literal["in_memory", "24h"] | None, Hint()] = None
+    prompt_cache_retention: Annotated[Literal["in_memory", "in-memory", "24h"] | None, Hint()] = None
     prompt_cache_options: Annotated[JSONObject | None, Hint()] = None
     service_tier: Annotated[ServiceTier | None, Hint()] = None
     verbosity: Annotated[Literal["low", "medium", "high"] | None, Hint()] = None
     prediction: Annotated[Prediction | None, Hint()] = None
+    store: Annotated[bool | None, Hint()] = None
     audio: Annotated[JSONObject | None, Refused("these models answer in text only.")] = None
     modalities: Annotated[list[Literal["text", "audio"]] | None, Refused(TEXT_ONLY, unless=["text"])] = None
     web_search_options: Annotated[JSONObject | None, Refused("this server has no access to the web.")] = None
     moderation: Annotated[JSONObject | None, Refused("this server does not moderate.")] = None
-    store: Annotated[bool | None, Refused(NOT_STORED, unless=False)] = None
 
     @field_validator("top_logprobs")
     @classmethod
@@ -77,7 +76,7 @@ def chat_request(body: ChatCompletionRequest, request_id: str) -> ChatRequest:
         tool_choice=use.choice,
         parallel_tool_calls=use.parallel,
         response_format=response_format(body.response_format),
-        reasoning_effort=body.reasoning_effort,
+        reasoning_effort=body.reasoning_effort or None,
         template_kwargs=body.chat_template_kwargs or {},
     )
 

@@ -14,7 +14,7 @@ from gateway.openai.chat.request import ChatCompletionRequest, chat_request, ign
 router = APIRouter(tags=["chat"], route_class=JSONRoute)
 
 
-@router.post("/v1/chat/completions", responses=whole_or_stream(ChatCompletion, ChatCompletionChunk))
+@router.post("/chat/completions", responses=whole_or_stream(ChatCompletion, ChatCompletionChunk))
 async def create_chat_completion(body: ChatCompletionRequest, exchange: ExchangeDep) -> Response:
     """OpenAI's chat completions, whole or as server-sent events."""
     await exchange.gateway.model(body.model)

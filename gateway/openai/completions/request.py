@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from gateway.errors import invalid, unsupported
 from gateway.openai.marks import refuse_unsupported
-from gateway.openai.sampling import MAX_CHOICES, MAX_INT32, SamplingFields, sampling_params
+from gateway.openai.sampling import MAX_CHOICES, MAX_INT32, SamplingFields, Tokens, sampling_params
 from worker.protocol import CompletionRequest
 
 _NO_PROMPT = "<|endoftext|>"  # what the legacy API continues unless told
@@ -22,13 +22,12 @@ def _prompt_kind(value: Any) -> str:
     return "lists" if isinstance(first, list) else "tokens" if isinstance(first, int) else "texts"
 
 
-Token = Annotated[int, Field(ge=0, le=MAX_INT32)]
-Tokens = Annotated[list[Token], Field(min_length=1)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT32)]], Field(min_length=1)]
 Prompts = Annotated[
     Annotated[str, Tag("text")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES), Tag("texts")]
-    | Annotated[Tokens, Tag("tokens")]
-    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_CHOICES), Tag("lists")],
+    | Annotated[TokenIds, Tag("tokens")]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES), Tag("lists")],
     Discriminator(_prompt_kind),
 ]
 
@@ -37,7 +36,7 @@ class TextCompletionRequest(SamplingFields):
     """The legacy completions of OpenAI's reference."""
 
     prompt: Prompts | None = None
-    max_tokens: int | None = Field(default=None, ge=0, le=MAX_INT32)
+    max_tokens: Tokens | None = None
     best_of: int | None = Field(default=None, ge=1, le=20)
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)

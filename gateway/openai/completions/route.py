@@ -15,7 +15,7 @@ from gateway.openai.sampling import ignored
 router = APIRouter(tags=["completions"], route_class=JSONRoute)
 
 
-@router.post("/v1/completions", responses=whole_or_stream(TextCompletion, TextCompletion))
+@router.post("/completions", responses=whole_or_stream(TextCompletion, TextCompletion))
 async def create_completion(body: TextCompletionRequest, exchange: ExchangeDep) -> Response:
     """Text continued as it stands, without a chat template."""
     await exchange.gateway.model(body.model)

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from gateway.deps import GatewayDep
 from gateway.openai.models.reply import ModelBody, ModelList, model_body, model_list
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"])
 
 
 @router.get("")

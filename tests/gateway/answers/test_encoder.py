@@ -51,9 +51,10 @@ async def named(exchange: ExchangeDep, stream: bool) -> Response:
 
 @pytest.fixture
 def client(backend: ScriptedBackend) -> Iterator[httpx.Client]:
-    app = create_app(backend, GatewaySettings(heartbeat_seconds=0.05))
+    settings = GatewaySettings(heartbeat_seconds=0.05)
+    app = create_app(backend, settings)
     app.include_router(router)
-    with listening(app) as url, httpx.Client(base_url=url) as client:
+    with listening(app, settings) as url, httpx.Client(base_url=url) as client:
         yield client
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import httpx
+import pytest
 
 from gateway.openai.chat.request import ChatCompletionRequest
 from tests.gateway.asking import CHAT
@@ -69,3 +71,19 @@ def test_parameters_reach_the_worker(client: httpx.Client, backend: ScriptedBack
     assert (sent.sampling.temperature, sent.sampling.top_p, sent.sampling.top_k) == (0, 1, 5)
     assert (sent.sampling.seed, sent.sampling.stop, sent.sampling.max_tokens) == (7, ("END",), 3)
     assert (sent.sampling.logit_bias, sent.n) == ({15: -100}, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ({"stop": []}, "stop", ()),
+        ({"max_tokens": 10.0}, "max_tokens", 10),
+        ({"max_tokens": -1}, "max_tokens", None),
+        ({"max_completion_tokens": -1, "max_tokens": 5}, "max_tokens", None),
+        ({"top_k": -1}, "top_k", 0),
+    ],
+)
+def test_what_other_servers_take_is_taken_in_their_sense(
+    client: httpx.Client, backend: ScriptedBackend, given: dict[str, Any], name: str, value: Any
+) -> None:
+    assert getattr(asked(client, backend, **given).sampling, name) == value

@@ -51,3 +51,11 @@ def test_formats_and_template_variables_reach_the_worker(
     assert asked(client, backend, response_format={"type": "text"}).response_format is None
     request = asked(client, backend, chat_template_kwargs={"a": 1}, reasoning_effort="low")
     assert (request.template_kwargs, request.reasoning_effort) == ({"a": 1}, "low")
+
+
+def test_names_are_those_that_clients_give(client: httpx.Client, backend: ScriptedBackend) -> None:
+    tool = {"type": "function", "function": {"name": "files/read.text"}}
+    nameless = {"type": "json_schema", "json_schema": {"schema": PARAMETERS}}
+    request = asked(client, backend, tools=[tool], response_format=nameless)
+    assert (list(request.tools), request.response_format) == ([tool], nameless)
+    assert asked(client, backend, reasoning_effort="").reasoning_effort is None

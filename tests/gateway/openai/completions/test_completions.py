@@ -78,7 +78,7 @@ def test_legacy_log_probabilities(client: httpx.Client, backend: ScriptedBackend
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"prompt": ["a"] * 65, "n": 2}, "n"),
         ({"logprobs": 6}, "logprobs"),
-        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
     ],
 )
 def test_text_completions_refuse_by_name(client: httpx.Client, change: dict[str, Any], param: str) -> None:
