@@ -24,8 +24,8 @@ class TokenTable:
     """A vocabulary as llguidance takes it.
 
     `tokens` are the bytes of each token, those of control tokens after a 0xFF; `control` has the ids of these
-    by their text, and `ends` are all tokens that end an answer. The pointers are llama.cpp's: to the
-    vocabulary, and to `llama_tokenize`.
+    by their text, and `ends` are all tokens that end an answer. The pointers are to llama.cpp's
+    vocabulary and to a function as its `llama_tokenize`, which lives as long as its `owner`.
     """
 
     tokens: Sequence[bytes]
@@ -33,6 +33,7 @@ class TokenTable:
     ends: Sequence[int]
     vocabulary_pointer: int
     tokenize_pointer: int
+    owner: object = None
 
 
 class ConstraintError(ValueError):
@@ -90,6 +91,7 @@ class Constraints:
             tokenize_fptr=table.tokenize_pointer,
             eos_token=table.ends,
         )
+        self._owner = table.owner
         return tokenizer, _Vocabulary(table.tokens, table.control, table.ends[0])
 
     @cached_property
