@@ -15,7 +15,14 @@ from worker.chat.reader import AnswerReader
 from worker.chat.schema.document import SchemaError
 from worker.chat.schema.enforceable import enforceable, json_rule
 from worker.chat.template import RESERVED, ChatTemplate, Prompt
-from worker.chat.tools.offer import call_format, call_rules, check_strict, definition, instructions
+from worker.chat.tools.offer import (
+    call_format,
+    call_rules,
+    check_strict,
+    definition,
+    free_rules,
+    instructions,
+)
 from worker.protocol import InvalidRequest
 
 
@@ -100,23 +107,27 @@ def _constraint(
 ) -> Constraint | None:
     """What the answer is held to; None where it may be anything."""
     use, form = chat.tool_use, chat.response_format
-    if form is None and not (use and use.required):
-        if use is not None:
-            check_strict(use)
-        return None
-    rules = _thinking(template, prompt, constraints)
+    rules = []
     allowed = []
     if use is not None:
+        form_of_calls = call_format(template.source, knows_tools=template.knows_tools)
         # A model that was never taught to call tools does not know when to stop calling them.
         use = use if template.knows_tools else replace(use, parallel=False)
-        form_of_calls = call_format(template.source, knows_tools=template.knows_tools)
-        rules += call_rules(use, form_of_calls, constraints)
-        allowed.append("calls")
+        if use.required or form is not None:
+            rules += call_rules(use, form_of_calls, constraints)
+        elif any(tool.strict for tool in use.tools) and form_of_calls.trigger:
+            rules += free_rules(use, form_of_calls, constraints)
+        else:
+            check_strict(use)
+        allowed += ["calls"] if rules else []
     if form is not None and not (use and use.required):
         rules.append(f"ANSWER: {_text(form)}" if form.schema is None else f"answer: {_json(form.schema)}")
         allowed.append("ANSWER" if form.schema is None else "answer")
+    if not allowed:
+        return None
+    rules = [f"start: thinking {lark.either(allowed)}", *_thinking(template, prompt, constraints), *rules]
     try:
-        return constraints.compile("\n".join([f"start: thinking {lark.either(allowed)}", *rules]))
+        return constraints.compile("\n".join(rules))
     except ConstraintError as error:
         param = "tools" if form is None else "response_format"
         raise InvalidRequest(f"No answer can be held to this: {error}.", param, "invalid_value") from error

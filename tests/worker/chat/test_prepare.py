@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,22 @@ def test_only_strict_tools_insist_on_every_constraint(strict: bool, refused: boo
     with pytest.raises(InvalidRequest, match="'f' cannot be enforced: at '/properties/a', 'not'") as error:
         checker(asked)
     assert error.value.param == "tools"
+
+
+@pytest.mark.parametrize("source", [NATIVE, MESSAGES])
+def test_a_call_of_a_strict_tool_is_held_to_its_schema_wherever_the_model_begins_one(source: str) -> None:
+    asked = request(tool_use=ToolUse((replace(WEATHER, strict=True), CLOCK)))
+    grammar = checker(asked, source)
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    clock = '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
+    for text in ("", "Paris is <b>sunny</b>.", call, f"Let me see.\n{call}\n{clock} Done.", "a <tool_cal"):
+        assert grammar.accepts(text), text
+    for text in (call.replace("city", "town"), f"{clock}\n{call[:-20]}", "what is a <tool_call> ?"):
+        assert not grammar.accepts(text), text
+
+
+def test_calls_of_other_tools_are_free_unless_one_is_strict() -> None:
+    assert prepare(request(tool_use=ToolUse((WEATHER,))), template(NATIVE), constraints()).constraint is None
 
 
 @pytest.mark.parametrize("required", [False, True])

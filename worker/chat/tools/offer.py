@@ -32,17 +32,18 @@ Results come back within <tool_response></tool_response>. If no function is need
 
 @dataclass(frozen=True, slots=True)
 class CallFormat:
-    """How a model was trained to write calls."""
+    """How a model writes calls: `trigger` is what no other text has, and `begin` what follows it."""
 
+    trigger: str
     begin: str
     end: str
     between: str
     arguments_key: str = "arguments"
 
 
-_HERMES = CallFormat("<tool_call>\n", "\n</tool_call>", "\n</tool_call>\n<tool_call>\n")
-_MISTRAL = CallFormat("[TOOL_CALLS][", "]", ", ")
-_LLAMA = CallFormat("", "", "; ", "parameters")
+_HERMES = CallFormat("<tool_call>", "\n", "\n</tool_call>", "\n</tool_call>\n<tool_call>\n")
+_MISTRAL = CallFormat("[TOOL_CALLS]", "[", "]", ", ")
+_LLAMA = CallFormat("", "", "", "; ", "parameters")
 
 
 def call_format(template: str, *, knows_tools: bool) -> CallFormat:
@@ -73,18 +74,33 @@ def call_rules(use: ToolUse, form: CallFormat, constraints: Constraints) -> list
     """
     written = constraints.written
     more = f"({written(form.between)} call){{0,{MAX_CALLS - 1}}}" if use.parallel else ""
+    calls = f"calls: {written(form.trigger + form.begin)} call {more} {written(form.end)}"
+    return [calls, *_one_of(use, form)]
+
+
+def free_rules(use: ToolUse, form: CallFormat, constraints: Constraints) -> list[str]:
+    """Lark's rule `calls`, and those it needs: any text, and a call of a tool wherever one begins."""
+    written = constraints.written
+    more = "" if form.trigger in form.between else f"({written(form.between)} call)*"
     return [
-        f"calls: {written(form.begin)} call {more} {written(form.end)}",
-        f"call: {' | '.join(f'call_{i}' for i in range(len(use.tools)))}",
-        *(f"call_{i}: {json_rule(_call(tool, form))}" for i, tool in enumerate(use.tools)),
+        f"calls: (text {written(form.begin)} call {more} {written(form.end)})* LAST?",
+        constraints.until("text", form.trigger),
+        "LAST: /(?s:.+)/",
+        *_one_of(use, form),
     ]
 
 
 def check_strict(use: ToolUse) -> None:
-    """Raises InvalidRequest for a strict tool that cannot be enforced, even if no call is forced."""
+    """Raises InvalidRequest for a strict tool that cannot be enforced."""
     for tool in use.tools:
         if tool.strict:
             _arguments(tool)
+
+
+def _one_of(use: ToolUse, form: CallFormat) -> list[str]:
+    names = [f"call_{i}" for i in range(len(use.tools))]
+    rules = [f"{name}: {json_rule(_call(tool, form))}" for name, tool in zip(names, use.tools, strict=True)]
+    return [f"call: {' | '.join(names)}", *rules]
 
 
 def _call(tool: Tool, form: CallFormat) -> Schema:
