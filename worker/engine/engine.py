@@ -251,9 +251,9 @@ class Engine:
     def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:
         for one in scheduled:
             sequence = one.sequence
+            if sequence.num_computed == sequence.num_cached:
+                self._num_cached += sequence.num_cached
             if sequence.is_prefill:
-                if sequence.num_computed == sequence.num_cached:
-                    self._num_cached += sequence.num_cached
                 self._num_prompt += min(one.num_tokens, sequence.num_prompt - sequence.num_computed)
             sequence.num_computed += one.num_tokens
             if sequence.snapshots:

@@ -385,8 +385,8 @@ class KVCache:
 
 
 def _limit(sequence: Sequence) -> int:
-    """The last token is always computed: its logits are needed."""
-    return len(sequence.tokens) - 1
+    """The last token is always computed, since its logits are needed; forced ones are no part of the prompt."""
+    return min(sequence.num_prompt, len(sequence.tokens) - 1)
 
 
 def _usable(shared: int, length: int, shortest: Callable[[int], int], slot: int) -> int:

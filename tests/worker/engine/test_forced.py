@@ -53,6 +53,18 @@ def test_what_comes_first_is_computed_with_the_prompt() -> None:
     run(engine)
 
 
+def test_a_prompt_that_is_known_is_cached_and_what_is_forced_after_it_is_no_part_of_it() -> None:
+    engine = make_engine()
+    for _ in range(2):
+        again = submit(engine, make_sequence([1, 2, 3], max_tokens=6, constraint=Forcing([7, 8, 7])))
+        run(engine)
+    expected = [7, 8, 7, *forced_continuation([1, 2, 3, 7, 8, 7], 3)]
+    assert fetched(again) == Output(text_of(expected), finish_reason="length")
+    assert again.num_cached == 3
+    assert engine.stats().num_cached_tokens_total == 3
+    assert engine.stats().num_prompt_tokens_total == 3
+
+
 def test_an_answer_that_leaves_no_choice_computes_nothing() -> None:
     runner = FakeModelRunner()
     engine = make_engine(runner)
