@@ -385,7 +385,7 @@ class KVCache:
 
 
 def _limit(sequence: Sequence) -> int:
-    """The last token is always computed, since its logits are needed; forced ones are no part of the prompt."""
+    """The last token is always computed, its logits are needed; forced ones are no part of the prompt."""
     return min(sequence.num_prompt, len(sequence.tokens) - 1)
 
 
