@@ -152,6 +152,7 @@ class BatchedLlama(llama_cpp.Llama):
         Tools, `tool_choice`, `response_format`, `n` and `reasoning_effort` do what they do there. What is
         left out is what the model's file recommends, otherwise OpenAI's default.
         """
+        self.engine.check_alive()  # a closed model must not be asked to tokenize
         handler: Any = self.chat_handler
         answer: ChatStream | dict[str, Any] = handler(llama=self, messages=messages, **options)
         return answer

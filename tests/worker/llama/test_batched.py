@@ -354,6 +354,8 @@ def test_a_full_queue_and_a_closed_engine_refuse() -> None:
         list(streams[1])
     with pytest.raises(WorkerFailed):
         llama.create_completion("Once upon a time")
+    with pytest.raises(WorkerFailed):
+        ask(llama, "What is fog?", response_format={"type": "json_object"})
     assert not llama.alive
 
 
