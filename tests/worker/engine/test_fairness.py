@@ -20,7 +20,7 @@ from tests.worker.engine.fake_runner import (
 from worker.engine.sequence import Sequence, State
 
 LONG = [1 + i % 60 for i in range(2000)]
-KINDS: Any = pytest.mark.parametrize("kind", [{}, {"window": 9}, {"recurrent": True}])
+KINDS: list[dict[str, Any]] = [{}, {"window": 9}, {"recurrent": True}]
 
 
 def test_slots_are_shared_between_clients_whatever_each_has_asked_for() -> None:
@@ -37,7 +37,7 @@ def test_slots_are_shared_between_clients_whatever_each_has_asked_for() -> None:
     assert all(fetched(sequence) for sequence in [*many, *few])
 
 
-@KINDS
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_client_without_a_slot_gets_one_at_once_and_who_gave_way_goes_on_where_it_was(kind: Any) -> None:
     runner = FakeModelRunner(num_slots=3, context_length=200, max_batch=64, **kind)
     engine = make_engine(runner, cache_bytes=2**20)
