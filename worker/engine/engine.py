@@ -193,7 +193,7 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        return not self.scheduler.running and not self.scheduler.waiting
+        return not self.scheduler.running and not len(self.scheduler.waiting)
 
     def drain(self, wait: bool = False) -> None:
         """Do what other threads asked for since the last step."""

@@ -240,9 +240,9 @@ class KVCache:
         """The cheapest way to the prompt's prefix in a slot."""
         shared = min(depths.get(slot, 0), len(slot.cached), _limit(sequence))
         own = _usable(shared, len(slot.cached), self.runner.shortest, slot.index)
-        best = Plan(slot, own, None, self.costs.compute(sequence.num_prompt - own))
+        best = Plan(slot, own, None, self.costs.compute(len(sequence.tokens) - own))
         for source in sources:
-            seconds = source.seconds + self.costs.compute(sequence.num_prompt - source.length)
+            seconds = source.seconds + self.costs.compute(len(sequence.tokens) - source.length)
             if source.holder is not slot and source.length > own and seconds < best.seconds:
                 best = Plan(slot, source.length, source, seconds)
         return best
@@ -297,7 +297,9 @@ class KVCache:
             # llama.cpp's own copy moves a slot's whole buffer; a state is as long as its tokens.
             self._load(self._save(source.holder), slot, plan.length)
         slot.cached = []
-        sequence.num_computed = sequence.num_cached = plan.length
+        sequence.num_computed = plan.length
+        if not sequence.num_output:  # otherwise it goes on after it had to give way
+            sequence.num_cached = plan.length
         if self.prefix_cache:
             self._count(plan)
             self.index.insert(slot, sequence.tokens[: sequence.num_prompt])
@@ -318,7 +320,7 @@ class KVCache:
         ends = {sequence.num_prompt}
         if steps:
             ends.add(min(steps[-1].depth, _limit(sequence)))
-        sequence.snapshots = sorted(end for end in ends if end - sequence.num_cached >= MIN_SHARED)
+        sequence.snapshots = sorted(end for end in ends if end - sequence.num_computed >= MIN_SHARED)
 
     def _keep(self, slot: Slot, kept: int) -> None:
         """Save what is lost when a slot is cut down, where that is cheaper than to compute it again."""

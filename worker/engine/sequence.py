@@ -104,6 +104,7 @@ class Sequence:
     stopping: Callable[[list[int]], bool] | None = None  # a caller's own criterion, over all tokens
     lookup: PromptLookup = field(default_factory=PromptLookup)
     donor: Sequence | None = None  # another sequence that is computing the prefix this one needs
+    client: str = ""  # slots are shared fairly between clients; by default all are one
     snapshots: list[int] = field(default_factory=list)  # lengths of the prompt at which to save the state
     arrived: float = field(default_factory=time.monotonic)
 

@@ -240,10 +240,11 @@ def make_sequence(
     max_tokens: int = 8,
     stop: tuple[str, ...] = (),
     constraint: Forcing | None = None,
+    client: str = "",
     **sampling: Any,
 ) -> Running:
     params = SamplingParams(temperature=0, stop=stop, **sampling)
-    return Running(list(prompt), Sampler(params, constraint), Detokenizer(stop), max_tokens)
+    return Running(list(prompt), Sampler(params, constraint), Detokenizer(stop), max_tokens, client=client)
 
 
 def submit(engine: Engine, sequence: Running) -> Running:
