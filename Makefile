@@ -1,7 +1,8 @@
 # make serve    serve the default model on 127.0.0.1:8000 (HOST, PORT and MODEL override)
-# make test     the whole suite, on the real model
+# make test     the whole suite, on the real model, and what of the code it ran
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make check    formatting, lint, strict types
+# make docs     docs/settings.md, from the settings classes
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
 # make load BASE_URL=… API_KEY=…  100 users on any deployment, with Locust (in .cache); USERS, RAMP, CLASSES, LOCUST
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test test-clients bench check format constraints clean
+.PHONY: serve test test-clients bench check docs format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -29,7 +30,8 @@ serve: $(INSTALLED)
 	@exec $(BIN)/llama-gateway serve
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report
 
 test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
@@ -60,6 +62,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.settings
+
 format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -70,4 +75,4 @@ constraints:
 		--no-header --no-annotate --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .cache .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -3,7 +3,7 @@
     client ── HTTPS ──▶ gateway (a quarter of a core, FastAPI) ── remote call ──▶ LlamaWorker (8 cores)
                                                                                   └─ GGUF on the Volume
 
-Everything is set by environment variables at deploy time; the README has the table.
+Everything is set by environment variables at deploy time; docs/settings.md has the table.
 """
 
 import logging
@@ -87,7 +87,10 @@ class Deployment(BaseSettings):
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
     gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; all layers go there")
     request_timeout: int = Field(
-        default=10 * MINUTES, ge=1, le=23 * 60 * MINUTES, description="seconds one answer may take"
+        default=10 * MINUTES,
+        ge=1,
+        le=23 * 60 * MINUTES,
+        description="seconds one answer may take once a worker has it; then it ends with an error",
     )
 
     @field_validator("max_containers")
@@ -148,6 +151,7 @@ if deployment.gpu is None:
     worker_image = pinned(
         debian.apt_install("build-essential"),
         "llama-cpp-python",
+        "llguidance",
         "pydantic-settings",
         # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
         env={"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"},
@@ -156,6 +160,7 @@ else:
     worker_image = pinned(
         modal.Image.from_registry("nvidia/cuda:12.8.1-devel-ubuntu24.04", add_python="3.12"),
         "llama-cpp-python",
+        "llguidance",
         "pydantic-settings",
         env={"CMAKE_ARGS": "-DGGML_CUDA=ON -DGGML_NATIVE=OFF"},
     )
@@ -311,9 +316,9 @@ def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
 @modal.asgi_app()
 def gateway() -> object:
     from gateway.app import create_app
+    from gateway.backends.modal import ModalBackend
     from gateway.errors import APIError
-    from gateway.modal_backend import ModalBackend
-    from gateway.telemetry import configure_logging
+    from gateway.ops.logs import configure_logging
 
     settings = GatewaySettings()
     configure_logging(settings.log_level, as_json=True)

@@ -44,8 +44,7 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def model(server: Server) -> str:
-    with server.client() as client:
-        return client.models.list().data[0].id
+    return server.model()
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,11 @@ class Server:
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0)
 
+    def model(self) -> str:
+        """The id of the first model that is served."""
+        with self.client() as client:
+            return client.models.list().data[0].id
+
 
 @dataclass(kw_only=True)
 class ServerProcess(Server):

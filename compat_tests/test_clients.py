@@ -73,7 +73,7 @@ def check(answers: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_a_python_client(client: str, server_process: ServerProcess, tmp_path: Path) -> None:
     script, packages, expected = PYTHON[client]
     python = python_environment(*packages) / "python"
-    model = served(server_process)
+    model = server_process.model()
     check(told([str(python), str(CLIENTS / script), server_process.base_url, model], tmp_path), expected)
 
 
@@ -83,9 +83,4 @@ def test_a_node_client(client: str, server_process: ServerProcess) -> None:
     folder = node_environment(*packages)
     copy = folder / script  # Node looks for packages beside the script
     copy.write_text((CLIENTS / script).read_text())
-    check(told(["node", str(copy), server_process.base_url, served(server_process)], folder), expected)
-
-
-def served(server: ServerProcess) -> str:
-    with server.client() as client:
-        return client.models.list().data[0].id
+    check(told(["node", str(copy), server_process.base_url, server_process.model()], folder), expected)

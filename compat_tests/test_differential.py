@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from compat_tests.environments import python_environment
-from compat_tests.server import Server, ServerProcess
+from compat_tests.server import ServerProcess
 from tests.worker.chat.test_template import template
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
@@ -95,7 +95,7 @@ def test_answers_begin_the_same(oracle: str, server_process: ServerProcess, name
         messages = [SYSTEM, *messages]
     theirs, ours = (
         post(f"{url}/chat/completions", request(model, messages))["choices"][0]
-        for url, model in ((f"{oracle}/v1", "any"), (server_process.base_url, served(server_process)))
+        for url, model in ((f"{oracle}/v1", "any"), (server_process.base_url, server_process.model()))
     )
     for their, our in zip(theirs["logprobs"]["content"], ours["logprobs"]["content"], strict=False):
         if "\ufffd" in our["token"]:  # llama-server tells a character made of several tokens as one of them
@@ -112,8 +112,3 @@ def test_answers_begin_the_same(oracle: str, server_process: ServerProcess, name
 def request(model: str, messages: list[dict[str, str]]) -> dict[str, Any]:
     options = {"temperature": 0, "max_tokens": 8, "logprobs": True, "top_logprobs": 2}
     return {"model": model, "messages": messages, **options}
-
-
-def served(server: Server) -> str:
-    with server.client() as client:
-        return client.models.list().data[0].id

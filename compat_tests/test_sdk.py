@@ -119,7 +119,7 @@ def test_sampling_that_is_left_out_is_openais_if_so_set() -> None:
         running_server(LLM_RECOMMENDED_SAMPLING="false", LLM_CTX="512", LLM_SLOTS="1") as server,
         server.client() as client,
     ):
-        model = client.models.list().data[0].id
+        model = server.model()
         fox_story(client, model)
         assert fox_story(client, model) == fox_story(client, model, temperature=1, top_p=1)
 

@@ -238,12 +238,3 @@ def test_deprecated_functions_still_work(client: openai.OpenAI, model: str) -> N
     assert answer.choices[0].finish_reason == "function_call"
     assert answer.choices[0].message.function_call is not None
     assert "city" in json.loads(answer.choices[0].message.function_call.arguments)
-
-
-def test_the_clients_own_grammar_holds(client: openai.OpenAI, model: str) -> None:
-    answer = client.chat.completions.create(
-        model=model, messages=ASK, extra_body={"grammar": 'root ::= "yes" | "no"'}, max_tokens=5
-    )
-    assert answer.choices[0].message.content in ("yes", "no")
-    with pytest.raises(openai.BadRequestError, match="grammar"):
-        client.chat.completions.create(model=model, messages=ASK, extra_body={"grammar": "root ::= nonsense"})

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from gateway import errors, openapi
-from gateway.auth import KeyRing, RequireKey
-from gateway.backends import Backend
-from gateway.context import Gateway
-from gateway.cors import CrossOrigin
-from gateway.limits import BodyLimit
-from gateway.routes import chat, completions, generate, models, ops
-from gateway.routes.answers import IGNORED_HEADER
+from gateway import __version__, document, errors
+from gateway.access.auth import KeyRing, RequireKey
+from gateway.access.body_limit import BodyLimit
+from gateway.access.cors import CrossOrigin
+from gateway.access.head import HeadAsGet
+from gateway.answers.respond import IGNORED_HEADER
+from gateway.backends.base import Backend
+from gateway.deps import Gateway
+from gateway.legacy.generate import router as generate
+from gateway.openai.chat.route import router as chat
+from gateway.openai.completions.route import router as completions
+from gateway.openai.models.route import router as models
+from gateway.ops.health import router as health
+from gateway.ops.logs import RequestContext
 from gateway.settings import GatewaySettings, split_list
-from gateway.telemetry import LastResort, RequestContext
 
 
 def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
@@ -26,8 +33,10 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     """
     app = FastAPI(
         title="llama-gateway",
-        version="0.1.0",
+        version=__version__,
         description="Any GGUF model behind the OpenAI API.",
+        responses=document.ERROR_RESPONSES,
+        exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
         middleware=[
             Middleware(RequestContext),
             Middleware(
@@ -35,16 +44,19 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 allow_origins=split_list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", IGNORED_HEADER],
+                expose_headers=["x-request-id", IGNORED_HEADER, "retry-after", "retry-after-ms"],
             ),
-            Middleware(LastResort),  # inside of CORS, without whose headers browsers show no error
+            Middleware(HeadAsGet),
+            Middleware(errors.AnswerErrors),  # inside of CORS, without whose headers browsers show no error
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    errors.install(app)
-    for routes in (chat, completions, generate, models, ops):
-        app.include_router(routes.router, responses=openapi.ERROR_RESPONSES)
-    openapi.install(app, openapi.ChatCompletionChunk)
+    for router in (chat, completions, models):
+        app.include_router(router, prefix="/v1")
+        app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
+    for router in (generate, health):
+        app.include_router(router)
+    document.install(app)
     return app

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
+from gateway import __version__
 from gateway.settings import GatewaySettings, StartError, explain
 from worker.llama.machine import available_memory_mb
 from worker.models import hub
@@ -37,7 +37,7 @@ Port = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"llama-gateway {version('llama-gateway')}")
+        typer.echo(f"llama-gateway {__version__}")
         raise typer.Exit
 
 
@@ -55,7 +55,7 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
     """Serve a model until Ctrl-C.
 
     Everything else is set by environment variables: LLM_CTX, LLM_THREADS, LLM_SLOTS, API_KEYS,
-    SYSTEM_PROMPT and more; the README has the table.
+    SYSTEM_PROMPT and more; docs/settings.md lists them all.
     """
     try:
         gateway_settings, worker_settings = GatewaySettings(), WorkerSettings()

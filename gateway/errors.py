@@ -14,13 +14,28 @@ from typing import Any
 
 import orjson
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from worker.protocol import InvalidRequest, Overloaded, WorkerError, WorkerFailed
 
 log = structlog.get_logger("gateway")
+
+
+class ErrorDetail(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(TypedDict):
+    """Every failure, whatever its status."""
+
+    error: ErrorDetail
 
 
 class APIError(Exception):
@@ -45,15 +60,25 @@ class APIError(Exception):
         """The envelope with all four keys; its message ends with the request's id, as the log has it."""
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         message = f"{self.message} (request {request_id})" if request_id else self.message
-        error = {"message": message, "type": self.type, "param": self.param, "code": self.code}
-        return orjson.dumps({"error": error})
+        envelope: ErrorResponse = {
+            "error": {"message": message, "type": self.type, "param": self.param, "code": self.code}
+        }
+        return orjson.dumps(envelope)
 
     def response(self) -> Response:
         return Response(self.body, self.status, self.headers, "application/json")
 
 
+class ClientLeft(Exception):
+    """The client went away before it was answered; there is nobody to answer any more."""
+
+
 def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> APIError:
     return APIError(400, message, param=param, code=code)
+
+
+def missing(param: str) -> APIError:
+    return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def unsupported(param: str, why: str) -> APIError:
@@ -110,7 +135,7 @@ def from_validation(errors: Sequence[Any], body: object) -> APIError:
     if kind.startswith("union_tag"):
         param = f"{param}.{detail['ctx']['discriminator'].strip(chr(39))}"
     if kind in ("missing", "union_tag_not_found"):
-        return invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+        return missing(param)
     return invalid(f"Invalid value for '{param}': {_expectation(detail)}.", param)
 
 
@@ -137,25 +162,36 @@ def _field_name(location: Sequence[str | int], body: object, *, missing: bool) -
     return name
 
 
-def install(app: FastAPI) -> None:
-    """Register the handlers that make every failure an envelope."""
+class AnswerErrors:
+    """Answers whatever is raised inside, where a request can still be answered."""
 
-    @app.exception_handler(APIError)
-    @app.exception_handler(WorkerError)
-    async def on_known(request: Request, error: Exception) -> Response:
-        return from_exception(error).response()
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    @app.exception_handler(RequestValidationError)
-    async def on_validation(request: Request, error: RequestValidationError) -> Response:
-        return from_validation(error.errors(), error.body).response()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
 
-    @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> Response:
-        return _from_http(request, error).response()
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
 
-    @app.exception_handler(Exception)
-    async def on_unexpected(request: Request, error: Exception) -> Response:
-        return from_exception(error).response()
+        try:
+            await self._app(scope, receive, watched)
+        except ClientLeft:
+            raise
+        except Exception as error:
+            if started:
+                raise
+            await from_exception(error).response()(scope, receive, send)
+
+
+async def on_validation(request: Request, error: RequestValidationError) -> Response:
+    return from_validation(error.errors(), error.body).response()
+
+
+async def on_http(request: Request, error: HTTPException) -> Response:
+    return _from_http(request, error).response()
 
 
 def _from_http(request: Request, error: HTTPException) -> APIError:
@@ -164,13 +200,8 @@ def _from_http(request: Request, error: HTTPException) -> APIError:
     asked = f"{request.method} {request.url.path}"
     messages = {
         404: f"Unknown route: {asked}. The API is under /v1, for example POST /v1/chat/completions.",
-        405: f"Method not allowed: {asked}. {_allowed(error)}",
+        405: f"Method not allowed: {asked}. Use {(error.headers or {}).get('Allow')}.",
     }
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     message = messages.get(error.status_code, str(error.detail))
     return APIError(error.status_code, message, code=code, headers=error.headers)
-
-
-def _allowed(error: HTTPException) -> str:
-    allowed = (error.headers or {}).get("Allow")
-    return f"Use {allowed}." if allowed else "See /docs for the methods of each route."

@@ -5,13 +5,35 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
 from gateway.errors import APIError, invalid
 from worker.protocol import MAX_NESTING, nests_too_deep
+
+P = TypeVar("P")
+S = TypeVar("S")
+
+
+class StrictBody(BaseModel):
+    """No coercion: "0.5" is not a number. Unknown fields are kept, so that they can be reported."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    def known_fields(self) -> dict[str, Any]:
+        """What was given, under its own names. Nulls deeper down, as in a JSON Schema, stay."""
+        return self.model_dump(include=set(type(self).model_fields), by_alias=True, exclude_none=True)
+
+
+def _kind(value: object) -> str:
+    return "structured" if isinstance(value, dict | list) else "plain"
+
+
+# A value that is written plainly or with structure. Told apart, so that an error is about what was sent.
+PlainOr = Annotated[Annotated[P, Tag("plain")] | Annotated[S, Tag("structured")], Discriminator(_kind)]
 
 
 class JSONRoute(APIRoute):

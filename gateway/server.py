@@ -12,12 +12,13 @@ from types import FrameType
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.backends.local import local_worker
+from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings, StartError
-from gateway.telemetry import configure_logging
-from worker.llama.interrupts import INTERRUPTED, ctrl_c_exits
-from worker.service import Worker, load_llama
+from worker.llama.interrupts import INTERRUPTED
 from worker.settings import WorkerSettings
 
 BANNER = """
@@ -66,16 +67,9 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     listener = listen(host, port)
     typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
-    with ctrl_c_exits():
-        worker = Worker(load_llama(worker_settings), worker_settings)
-    stopping = asyncio.Event()
-    try:
-        config = uvicorn.Config(
-            create_app(worker, gateway_settings, stopping),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=int(gateway_settings.shutdown_grace_seconds) + 5,
-        )
+    with local_worker(worker_settings) as worker:
+        stopping = asyncio.Event()
+        config = uvicorn_config(create_app(worker, gateway_settings, stopping), gateway_settings)
         banner = BANNER.format(
             model=worker.model.id,
             slots=worker.num_slots,
@@ -86,8 +80,19 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             key="YOUR_KEY" if gateway_settings.key_list else "unused",
         )
         Server(config, banner, stopping).run(sockets=[listener])
-    finally:
-        worker.close()
+
+
+def uvicorn_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_seconds) + 5,
+        root_path=settings.root_path,
+        # A client that reuses a connection just as the server closes it has lost its request.
+        timeout_keep_alive=settings.keep_alive_seconds,
+        headers=[("keep-alive", f"timeout={settings.keep_alive_seconds}")],
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

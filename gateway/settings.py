@@ -28,18 +28,24 @@ class GatewaySettings(BaseSettings):
     first_event_seconds: float = Field(
         default=20.0, gt=0, description="how long a stream's errors may still be answered by a status code"
     )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        description="how long `serve` keeps an idle connection open; more than a proxy's 60 s",
+    )
     shutdown_grace_seconds: float = Field(
         default=10.0, ge=0, description="how long running answers may go on after the server is told to stop"
     )
     cors_origins: str = Field(
         default="", description="browser origins that may call the API, separated by commas; * for all"
     )
-    log_level: LogLevel = Field(default="info", description="log level")
-    log_json: bool = Field(default=False, description="log lines as JSON")
-    allow_grammar: bool = Field(
-        default=False,
-        description="accept grammars (GBNF) from clients; only from those you trust, one can stop the server",
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[^/]+)*$",
+        description="path under which a proxy shows `serve`, and which it strips, such as /llm",
     )
+    log_level: LogLevel = Field(default="info", description="the least severe log lines to write")
+    log_json: bool = Field(default=False, description="log lines as JSON")
 
     @property
     def key_list(self) -> list[str]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.backends.base import Backend
+from gateway.ops.logs import configure_logging
+from gateway.server import uvicorn_config
 from gateway.settings import GatewaySettings
-from gateway.telemetry import configure_logging
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -67,15 +70,20 @@ class ScriptedBackend:
 
 @contextlib.contextmanager
 def serving(
-    backend: ScriptedBackend,
+    backend: Backend,
     settings: GatewaySettings | None = None,
     stopping: asyncio.Event | None = None,
 ) -> Iterator[str]:
+    settings = settings or GatewaySettings()
+    with listening(create_app(backend, settings, stopping), settings) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def listening(app: FastAPI, settings: GatewaySettings) -> Iterator[str]:
     """The server's root URL; it is stopped, and its thread has ended, on leaving."""
     configure_logging("info", as_json=False)
-    app = create_app(backend, settings or GatewaySettings(), stopping)
-    config = uvicorn.Config(app, log_level="error")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(app, settings))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     started = threading.Event()

@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODAL_FILES = {"app.py", "gateway/modal_backend.py"}
-# The one file where gateway and worker meet in a process of their own, and the commands beside it.
-IN_PROCESS_FILES = {"gateway/server.py", "gateway/cli.py"}
+MODAL_FILES = {"app.py", "gateway/backends/modal.py"}
+# Where gateway and worker meet in a process of their own, and the commands beside it.
+IN_PROCESS_FILES = {"gateway/backends/local.py", "gateway/server.py", "gateway/cli.py"}
+# What puts the gateway together: it knows every room, and no room knows it.
+ENTRANCES = {"gateway/app.py", "gateway/server.py", "gateway/cli.py"}
+# The rooms of the gateway that are no API, and what each may know beside itself and the files above it.
+SERVING_ROOMS = {
+    "gateway/access": set(),
+    "gateway/answers": {"gateway/ops"},
+    "gateway/backends": set(),
+    "gateway/ops": set(),
+    "gateway": {"gateway/backends"},
+}
 # What each room of the worker may know of the others; `worker.protocol` may be known by all.
 ROOMS = {
     "worker/engine/": {"worker.engine"},
@@ -51,7 +61,18 @@ def forbidden(file: str, module: str) -> bool:
         return package in {"gateway", "app"} or (package == "worker" and not _may_enter(file, module))
     if file.startswith("gateway/") and package == "worker":
         return module != "worker.protocol" and file not in IN_PROCESS_FILES
+    if file.startswith("gateway/") and package == "gateway":
+        return file not in ENTRANCES and not _gateway_may_know(file, module)
     return False
+
+
+def _gateway_may_know(file: str, module: str) -> bool:
+    """Files of the same folder and above it, and of some rooms. So no API knows another, but all of OpenAI's
+    know what lies beside them in `openai/`."""
+    known, folder = Path(*module.split(".")), Path(file).parent
+    rooms = SERVING_ROOMS.get(str(folder), {"gateway/answers"})
+    near = known.parent == folder or known.parent in folder.parents or str(known.parent) in rooms
+    return near and f"{known}.py" not in ENTRANCES
 
 
 def _may_enter(file: str, module: str) -> bool:
@@ -85,6 +106,12 @@ def test_the_rule_catches_what_it_is_for() -> None:
     assert forbidden("worker/engine/engine.py", "worker.llama.context")
     assert forbidden("worker/chat/prepare.py", "worker.llama.vocabulary")
     assert forbidden("worker/service.py", "llama_cpp")
-    assert forbidden("gateway/translate.py", "llama_cpp")
-    assert forbidden("gateway/routes/chat.py", "worker.service")
+    assert forbidden("gateway/openai/chat/reply.py", "llama_cpp")
+    assert forbidden("gateway/openai/chat/route.py", "worker.service")
+    assert forbidden("gateway/openai/chat/route.py", "gateway.openai.models.reply")
+    assert forbidden("gateway/openai/chat/route.py", "gateway.app")
+    assert forbidden("gateway/openai/encoder.py", "gateway.openai.chat.reply")
+    assert forbidden("gateway/legacy/generate.py", "gateway.openai.sampling")
+    assert forbidden("gateway/answers/respond.py", "gateway.openai.encoder")
+    assert forbidden("gateway/answers/respond.py", "gateway.backends.local")
     assert forbidden("gateway/app.py", "modal")

@@ -7,7 +7,7 @@ carry every object in it between containers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -47,33 +47,10 @@ class SamplingParams:
     mirostat_eta: float = 0.1
     left_to_model: frozenset[str] = frozenset()
 
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function that the model may call; `parameters` is a JSON Schema, None for no parameters."""
-
-    name: str
-    description: str | None = None
-    parameters: Mapping[str, Any] | None = None
-    strict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """The tools on offer: only those that may be called, and whether and how often one has to be."""
-
-    tools: tuple[Tool, ...]
-    required: bool = False
-    parallel: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseFormat:
-    """JSON that the answer has to be: of any object, or of the values that `schema` allows."""
-
-    schema: Mapping[str, Any]
-    name: str | None = None
-    description: str | None = None
+    def given(self) -> dict[str, Any]:
+        """What is not left to the model, by name: the arguments of `create_completion`."""
+        left = {*self.left_to_model, "left_to_model"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +58,11 @@ class ChatRequest:
     """One chat completion, validated and with the model's name resolved.
 
     `messages` are the chat template's own: dicts with `role`, `content` (text) and, where they apply,
-    `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. `template_kwargs` are variables for the
-    template. Without `stream`, the events may all come at the end.
+    `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. `tools`, `tool_choice` and `response_format`
+    are in OpenAI's shapes, as `create_chat_completion` takes them: only tools that may be called; none,
+    auto, required or a named function; the formats {"type": "regex", "regex": …} and {"type": "choice",
+    "choice": […]} beside OpenAI's. `template_kwargs` are variables for the template. Without `stream`, the
+    events may all come at the end.
     """
 
     request_id: str
@@ -91,11 +71,12 @@ class ChatRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
     stream: bool = True
-    tool_use: ToolUse | None = None
-    response_format: ResponseFormat | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str | Mapping[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    response_format: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    grammar: str | None = None  # the client's own GBNF
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +93,6 @@ class CompletionRequest:
     n: int = 1
     echo: bool = False
     stream: bool = True
-    grammar: str | None = None
 
 
 Request = ChatRequest | CompletionRequest

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from worker.chat.answer import Answer, PlainReader
+from worker.chat.choice import NoTemplate
 from worker.chat.messages import with_system_prompt
-from worker.chat.prepare import prepare
 from worker.chat.template import ChatTemplate
+from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
 from worker.llama.chat_handler import ChatHandler
 from worker.llama.cpu_variants import finds_gpu, loaded_variant
@@ -20,7 +22,6 @@ from worker.models.files import (
     LOCAL_ADVICE,
     ModelFileError,
     check_model_file,
-    recommended_sampling,
     slow_type_notice,
 )
 from worker.protocol import (
@@ -28,9 +29,9 @@ from worker.protocol import (
     ChatRequest,
     CompletionRequest,
     Event,
+    InvalidRequest,
     ModelInfo,
     Request,
-    SamplingParams,
     WorkerFailed,
 )
 from worker.settings import WorkerSettings
@@ -41,6 +42,7 @@ log = logging.getLogger("worker")
 def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedLlama:
     """The model, loaded once. Raises ModelFileError, with `advice` where another file is needed."""
     path = check_model_file(settings.model_path, advice)
+    template = _template_file(settings.chat_template)
     started = time.perf_counter()
     on_gpu = settings.n_gpu_layers != 0 and finds_gpu()
     try:
@@ -54,10 +56,20 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             n_threads=settings.llm_threads,
             max_waiting=settings.llm_max_waiting,
             prefix_cache=settings.llm_prefix_cache,
+            cache_mb=settings.llm_cache_mb,
             prompt_lookup=settings.llm_prompt_lookup,
+            recommended_sampling=settings.llm_recommended_sampling,
+            chat_template=template,
             n_gpu_layers=settings.n_gpu_layers,
             verbose=False,
         )
+    except NoTemplate as error:
+        what = (
+            f"CHAT_TEMPLATE={settings.chat_template}"
+            if settings.chat_template
+            else f"The chat template in {path}"
+        )
+        raise ModelFileError(f"{what} is {error}. Set CHAT_TEMPLATE to the path of one.") from error
     except ValueError as error:
         raise ModelFileError(
             f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
@@ -68,10 +80,10 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             f"{error}. Set fewer LLM_SLOTS, a smaller LLM_CTX, or serve a smaller model."
         ) from error
     loaded = time.perf_counter()
-    template = ChatTemplate(llama.metadata.get("tokenizer.chat_template"), llama.vocabulary)
-    llama.chat_handler = ChatHandler(template)
     if settings.llm_prefix_cache and settings.system_prompt:
-        llama.prefill_prefix(system_prefix(template, settings.system_prompt))
+        assert isinstance(llama.chat_handler, ChatHandler)
+        if prefix := system_prefix(llama.chat_handler.template, settings.system_prompt):
+            llama.prefill_prefix(prefix)
     log.info(
         "%s: %d slots of %d tokens, CPU variant %s; loaded in %.2f s, system prompt prefilled in %.2f s",
         *(path.name, llama.num_slots, llama.context_length, loaded_variant()),
@@ -80,6 +92,17 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
     for notice in notices(settings, llama, on_gpu):
         log.warning(notice)
     return llama
+
+
+def _template_file(path: Path | None) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8") if path else None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ModelFileError(
+            f"CHAT_TEMPLATE={path} cannot be read: {why}. Give the path of a Jinja template, or leave it out "
+            "for the model's own."
+        ) from error
 
 
 def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iterator[str]:
@@ -102,14 +125,27 @@ def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iter
         )
     if slow_type := slow_type_notice(settings.model_path, llama.metadata):
         yield slow_type
+    handler = llama.chat_handler
+    if isinstance(handler, ChatHandler) and not handler.template.protects_roles:
+        yield (
+            "The chat template marks roles by plain text, not by tokens of the model's vocabulary: whoever "
+            "writes a message can write what looks like another role's. Do not rely on the system prompt "
+            "where users are not trusted."
+        )
 
 
 def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
-    """The tokens that every prompt under the default system prompt begins with, whatever the user says."""
-    one, other = (
-        template.prompt(with_system_prompt([{"role": "user", "content": text}], system_prompt)).tokens
-        for text in ("a", "1")
-    )
+    """The tokens that every prompt under the default system prompt begins with, whatever the user says.
+
+    None of them if the template accepts no conversation at all.
+    """
+    try:
+        one, other = (
+            template.prompt(with_system_prompt([{"role": "user", "content": text}], system_prompt)).tokens
+            for text in ("a", "1")
+        )
+    except InvalidRequest:
+        return []
     return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
@@ -118,9 +154,6 @@ class Worker:
 
     def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
         self._llama, self._settings = llama, settings
-        assert isinstance(llama.chat_handler, ChatHandler)
-        self._template = llama.chat_handler.template
-        self._recommended = recommended_sampling(llama.metadata) if settings.llm_recommended_sampling else {}
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
 
     @property
@@ -146,15 +179,12 @@ class Worker:
             yield [Accepted(answer.prompt_tokens, answer.ignored)]
             async for events in answer.events():
                 yield events
-            yield [answer.usage(self._count)]
+            yield [answer.usage()]
         finally:
             answer.abort()
 
     def close(self) -> None:
         self._llama.close()
-
-    def _count(self, text: str) -> int:
-        return len(self._llama.tokenize(text.encode(), add_bos=False, special=True))
 
     def _text(self, prompt: str | Sequence[int]) -> str:
         if isinstance(prompt, str):
@@ -172,57 +202,42 @@ class Worker:
             raise
 
     def _create_chat(self, request: ChatRequest) -> Answer:
-        chat = prepare(request, self._template, self._settings.system_prompt)
-        answer = Answer(chat.ignored, num_each=request.n)
-        with answer.aborted_on_error():
-            for index in range(request.n):
-                sampling = completion_kwargs(request.sampling, self._recommended, index)
-                create: Any = self._llama.create_chat_completion
-                stream = create(chat.prompt, stream=True, grammar=chat.grammar, **sampling)
-                answer.add(stream.completion, chat.reader(index))
-        return answer
+        sampling = request.sampling.given()
+        num_top = sampling.pop("logprobs")
+        stream = self._llama.create_chat_completion(
+            with_system_prompt(request.messages, self._settings.system_prompt),
+            stream=True,
+            n=request.n,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            parallel_tool_calls=request.parallel_tool_calls,
+            response_format=request.response_format,
+            reasoning_effort=request.reasoning_effort,
+            chat_template_kwargs=request.template_kwargs,
+            logprobs=num_top is not None,
+            top_logprobs=num_top,
+            **sampling,
+        )
+        assert isinstance(stream, Answer)
+        return stream
 
     def _create_completions(self, request: CompletionRequest) -> Answer:
-        answer = Answer(num_each=request.n)
+        answer = Answer(self._llama.count_tokens, num_each=request.n)
+        sampling = request.sampling.given()
+        seed = sampling.pop("seed")
         with answer.aborted_on_error():
             for number, prompt in enumerate(request.prompts):
                 text_or_tokens = prompt if isinstance(prompt, str) else list(prompt)
                 for index in range(request.n):
-                    options = completion_kwargs(request.sampling, self._recommended, index)
-                    options["logprobs"] = options.pop("top_logprobs")
-                    stream: Any = self._llama.create_completion(
-                        text_or_tokens, stream=True, grammar=request.grammar, **options
+                    choice_seed = None if seed is None else seed + index  # choices differ, and repeat
+                    stream = self._llama.create_completion(
+                        text_or_tokens, stream=True, seed=choice_seed, **sampling
                     )
+                    assert isinstance(stream, CompletionStream)
                     # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.
                     echo = self._text(prompt) if request.echo else ""
                     answer.add(stream, PlainReader(number * request.n + index, echo))
         return answer
-
-
-def completion_kwargs(
-    sampling: SamplingParams, recommended: Mapping[str, float], index: int
-) -> dict[str, Any]:
-    """llama-cpp-python's names; the choices of a seeded request differ, and repeat."""
-    kwargs: dict[str, Any] = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repeat_penalty": sampling.repeat_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()} or None,
-        "seed": None if sampling.seed is None else sampling.seed + index,
-        "stop": list(sampling.stop),
-        "max_tokens": sampling.max_tokens,
-        "typical_p": sampling.typical_p,
-        "mirostat_mode": sampling.mirostat_mode,
-        "mirostat_tau": sampling.mirostat_tau,
-        "mirostat_eta": sampling.mirostat_eta,
-        "logprobs": sampling.logprobs is not None,
-        "top_logprobs": sampling.logprobs,
-    }
-    return kwargs | {name: recommended[name] for name in sampling.left_to_model & recommended.keys()}
 
 
 def _abort_created(submitted: asyncio.Future[Answer]) -> None:

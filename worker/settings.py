@@ -19,8 +19,13 @@ class WorkerSettings(BaseSettings):
     model_name: str | None = Field(
         default=None, description="the id that clients send as `model`; by default the file's stem"
     )
-    cpu_cores: float = Field(default=8, gt=0, description="cores reserved for a worker container")
-    mem_mb: int = Field(default=16384, ge=256, description="memory of a worker in MiB; it bounds the slots")
+    cpu_cores: float = Field(default=8, gt=0, description="cores reserved for a worker; Modal only")
+    mem_mb: int = Field(
+        default=16384,
+        ge=256,
+        description="memory of a worker in MiB, which bounds its slots; `serve`, if this is unset, takes the "
+        "model's size and up to a quarter of what is free",
+    )
     llm_threads: int = Field(
         default=8, ge=1, description="threads; never more than the cores really there; on Modal as CPU_CORES"
     )
@@ -33,7 +38,12 @@ class WorkerSettings(BaseSettings):
         description="most requests decoded at once, as memory allows; by default 48, on Modal 16",
     )
     llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
-    llm_prefix_cache: bool = Field(default=True, description="reuse the longest prefix any slot holds")
+    llm_prefix_cache: bool = Field(default=True, description="compute a prefix once, whoever asks for it")
+    llm_cache_mb: int | None = Field(
+        default=None,
+        ge=0,
+        description="MiB for conversations without a slot; by default a quarter of MEM_MB beside the model",
+    )
     llm_prompt_lookup: bool = Field(
         default=True, description="draft from the text so far while one request runs alone"
     )
@@ -41,10 +51,16 @@ class WorkerSettings(BaseSettings):
         default=True,
         description="what a request leaves out is what the file recommends; otherwise OpenAI's defaults",
     )
-    n_gpu_layers: int = Field(default=0, ge=-1, description="layers on the GPU; -1 for all")
+    n_gpu_layers: int = Field(
+        default=0, ge=-1, description="layers on the GPU; -1 for all, as where GPU is set"
+    )
     system_prompt: str = Field(
         default="You are a helpful assistant.",
         description="used by /generate always, and by chat when the client sent no system message",
+    )
+
+    chat_template: Path | None = Field(
+        default=None, description="a Jinja file that comes before the model's own chat template"
     )
 
     @property

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from gateway import __version__
 from gateway.cli import app
 
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
-
-def test_the_version_is_the_projects() -> None:
-    assert CliRunner().invoke(app, ["--version"]).output == f"llama-gateway {PROJECT['version']}\n"
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"llama-gateway {__version__}\n"
 
 
 @pytest.mark.parametrize("described", [r"REPO\s.*USER/NAME", r"FILE\s.*GGUF", r"--folder\s.*Where to put it"])

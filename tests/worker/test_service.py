@@ -32,5 +32,5 @@ def test_a_load_tells_each_setting_that_it_could_not_follow(caplog: pytest.LogCa
 
 def test_what_nobody_asked_for_is_not_told() -> None:
     """The default context is only an upper bound, and so is the default number of slots."""
-    llama: Any = SimpleNamespace(num_slots=3, context_length=2048, metadata={})
+    llama: Any = SimpleNamespace(num_slots=3, context_length=2048, metadata={}, chat_handler=None)
     assert list(notices(WorkerSettings(), llama, on_gpu=False)) == []

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from worker.engine.sequence import Output
 from worker.engine.stream import CompletionStream
 from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob, Usage
 
@@ -43,20 +44,28 @@ class PlainReader:
         return (self.feed("", ()) if self.echo else []), reason
 
 
+Choice = tuple[CompletionStream, Reader]
+
+
 @dataclass(slots=True)
 class Answer:
-    """The choices of one request, decoded side by side. `ignored` parameters had no effect."""
+    """The choices of one request, decoded side by side.
 
+    `count` tells how many tokens a text has, `ignored` which options had no effect; `num_each` choices have
+    one prompt.
+    """
+
+    count: Callable[[str], int]
     ignored: tuple[str, ...] = ()
-    num_each: int = 1  # choices that share one prompt
-    _choices: list[tuple[CompletionStream, Reader]] = field(default_factory=list)
+    num_each: int = 1
+    choices: list[Choice] = field(default_factory=list)
 
     def add(self, stream: CompletionStream, reader: Reader) -> None:
-        self._choices.append((stream, reader))
+        self.choices.append((stream, reader))
 
     def abort(self) -> None:
         """Free every slot; never blocks, from any thread, any number of times."""
-        for stream, _ in self._choices:
+        for stream, _ in self.choices:
             stream.abort()
 
     @contextlib.contextmanager
@@ -70,20 +79,20 @@ class Answer:
     @property
     def prompt_tokens(self) -> int:
         """Each prompt is counted once, as OpenAI does, whatever the number of its choices."""
-        return sum(stream.prompt_tokens for stream, _ in self._choices[:: self.num_each])
+        return sum(stream.prompt_tokens for stream, _ in self.choices[:: self.num_each])
 
-    def usage(self, count: Callable[[str], int]) -> Usage:
+    def usage(self) -> Usage:
         return Usage(
             prompt_tokens=self.prompt_tokens,
-            completion_tokens=sum(stream.completion_tokens for stream, _ in self._choices),
-            cached_tokens=sum(stream.cached_tokens for stream, _ in self._choices[:: self.num_each]),
-            reasoning_tokens=sum(count(reader.thought) for _, reader in self._choices if reader.thought),
+            completion_tokens=sum(stream.completion_tokens for stream, _ in self.choices),
+            cached_tokens=sum(stream.cached_tokens for stream, _ in self.choices[:: self.num_each]),
+            reasoning_tokens=sum(self.count(reader.thought) for _, reader in self.choices if reader.thought),
         )
 
     async def events(self) -> AsyncGenerator[list[Event]]:
         """What the choices give, as it comes. Raises the error that ended one of them."""
-        if len(self._choices) == 1:
-            async for events in _read(0, *self._choices[0]):
+        if len(self.choices) == 1:
+            async for events in _read(0, *self.choices[0]):
                 yield events
         else:
             async for events in self._merged():
@@ -94,13 +103,13 @@ class Answer:
 
         async def pump(index: int) -> None:
             try:
-                async for events in _read(index, *self._choices[index]):
+                async for events in _read(index, *self.choices[index]):
                     queue.put_nowait(events)
                 queue.put_nowait(None)
             except Exception as error:
                 queue.put_nowait(error)
 
-        tasks = [asyncio.ensure_future(pump(index)) for index in range(len(self._choices))]
+        tasks = [asyncio.ensure_future(pump(index)) for index in range(len(self.choices))]
         try:
             running = len(tasks)
             while running:
@@ -116,18 +125,36 @@ class Answer:
                 task.cancel()
 
 
+def blocking_events(choices: Sequence[Choice]) -> Iterator[list[Event]]:
+    """What the choices give, one after the other, for a thread that may wait for them."""
+    for index, (stream, reader) in enumerate(choices):
+        for output in stream.outputs():
+            events, ended = _read_output(index, output, reader)
+            if ended:
+                stream.abort()
+            if events:
+                yield events
+            if ended:
+                break
+
+
 async def _read(index: int, stream: CompletionStream, reader: Reader) -> AsyncGenerator[list[Event]]:
-    async for outputs in stream:
-        events: list[Event] = []
-        for output in outputs:
-            if output.error is not None:
-                raise output.error
-            if output.text or output.logprobs:
-                events += reader.feed(output.text, output.logprobs)
-            if output.finish_reason is not None or reader.done:
-                stream.abort()  # before a slow client has taken the last events
-                last, reason = reader.finish(output.finish_reason or "stop")
-                yield [*events, *last, Finished(index, reason)]
-                return
+    async for output in stream:
+        events, ended = _read_output(index, output, reader)
+        if ended:
+            stream.abort()  # before a slow client has taken the last events
         if events:
             yield events
+        if ended:
+            return
+
+
+def _read_output(index: int, output: Output, reader: Reader) -> tuple[list[Event], bool]:
+    """The events of one output, and whether they are the choice's last."""
+    if output.error is not None:
+        raise output.error
+    events = reader.feed(output.text, output.logprobs) if output.text or output.logprobs else []
+    if output.finish_reason is None and not reader.done:
+        return events, False
+    last, reason = reader.finish(output.finish_reason or "stop")
+    return [*events, *last, Finished(index, reason)], True

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
-import jinja2
-from jinja2 import meta
-
-from worker.chat.control_tokens import ChatVocabulary, ControlTokens, Literals
-from worker.chat.jinja import template_environment
-from worker.chat.messages import Message, variants
+from worker.chat.completeness import Probe
+from worker.chat.control_tokens import ChatVocabulary, ControlTokens
+from worker.chat.forms import Form, Offer, Tools, forms, offers
+from worker.chat.jinja import JinjaTemplate, TemplateRefusal
+from worker.chat.messages import Message, with_argument_objects
+from worker.chat.messages import normalized as normalized_messages
+from worker.chat.tools.definitions import TOOL_VARIABLES, tool_variables
+from worker.chat.tools.definitions import normalized as normalized_tools
 from worker.protocol import InvalidRequest
 
-# For models whose GGUF brings no template: ChatML, the most widely used one.
-CHATML = """\
-{%- for message in messages %}
-{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
-"""
 # What the server itself hands to a template; clients may set everything else.
 RESERVED = frozenset(
     {
@@ -29,6 +27,7 @@ RESERVED = frozenset(
         "tool_choice",
         "functions",
         "function_call",
+        "datetime",
         "bos_token",
         "eos_token",
         "add_generation_prompt",
@@ -36,33 +35,60 @@ RESERVED = frozenset(
         "strftime_now",
     }
 )
-# Whatever a template's author may have overlooked, the client hears of it; it is no failure of the server.
-_REFUSALS = (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
-class Prompt(list[Message]):
-    """A conversation that is rendered already; still a list of messages, as the library's signature has it.
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation; `text` has stand-ins where tokens might begin or end in what a client wrote.
 
-    `text` has placeholders for what looked like a control token.
+    `source` is the template that rendered it. `tells_tools`: it cannot show the tools on offer, the system
+    message describes them and how they are called.
     """
 
-    def __init__(self, messages: Sequence[Message], text: str, tokens: list[int]) -> None:
-        super().__init__(messages)
-        self.text, self.tokens = text, tokens
+    text: str
+    tokens: list[int]
+    source: str
+    tells_tools: bool = False
+
+
+# Conversations that show what a template can do at all.
+_LOOK_UP = {"name": "look_up", "description": "Looks up a word"}
+_TOOLS = normalized_tools([{"type": "function", "function": _LOOK_UP}])
+_CALL = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "tree"}'}}
+_USER = {"role": "user", "content": "What is a tree?"}
+_SAID: list[list[Message]] = [[_USER], [{"role": "system", "content": "Be brief."}, _USER]]
+_CALLING: list[Message] = [
+    _USER,
+    {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "A plant."},
+    {"role": "assistant", "content": "It is a plant."},
+    {"role": "user", "content": "And a bush?"},
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    text: str
+    misses: int
+    tells_tools: bool
 
 
 class ChatTemplate:
-    """Renders by the model's own template, in a sandbox."""
+    """Renders by a model's template, in a sandbox; chats with tools by the one `for_tools` if there is one.
 
-    def __init__(self, source: str | None, vocabulary: ChatVocabulary) -> None:
-        self.source = source or CHATML
+    Raises jinja2.TemplateSyntaxError for a source that is not Jinja.
+    """
+
+    def __init__(self, source: str, vocabulary: ChatVocabulary, for_tools: str | None = None) -> None:
+        self.source = source
+        self.for_tools: ChatTemplate = ChatTemplate(for_tools, vocabulary) if for_tools else self
         self._vocabulary = vocabulary
-        environment = template_environment()
-        self._template = environment.from_string(self.source)
-        self._control = ControlTokens.of(vocabulary, self.source)
-        # The variables that the template knows, so that it can be told what has no effect.
-        self.variables = meta.find_undeclared_variables(environment.parse(self.source))
-        self.knows_tools = "tools" in self.variables
+        self._control = ControlTokens.of(vocabulary, source)
+        self._template = JinjaTemplate(source, self._control.hide)
+        self.variables: frozenset[str] = self._template.variables
+        if for_tools:
+            self.variables |= self.for_tools.variables
+        self.knows_tools = not self.variables.isdisjoint(TOOL_VARIABLES)
 
     def prompt(
         self,
@@ -74,38 +100,92 @@ class ChatTemplate:
 
         Raises InvalidRequest with the template's own words if it refuses every form of the conversation.
         """
-        literals = Literals()
-        hidden: list[Message] = [self._control.hide(message, literals) for message in messages]
-        variables = self._control.hide({**template_kwargs, "tools": list(tools) if tools else None}, literals)
-        text = self._render(hidden, variables)
-        tokens = self._with_bos(self._control.tokenize(text, literals, self._vocabulary.tokenize))
-        return Prompt(hidden, text, tokens)
+        if tools and self.for_tools is not self:
+            return self.for_tools.prompt(messages, tools, **template_kwargs)
+        texts, hide = normalized_messages(messages), self._control.hide
+        # Decoded first: JSON's escapes would keep control tokens from being seen.
+        hidden = hide(texts), hide(with_argument_objects(texts))
+        offered = hide(normalized_tools(tools)) if tools else []
+        rendered = self._rendered(*hidden, offered, hide(template_kwargs))
+        tokens = self._with_bos(self._control.tokenize(rendered.text, self._vocabulary))
+        return Prompt(rendered.text, tokens, self.source, rendered.tells_tools)
 
-    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
-        refusal: Exception | None = None
-        incomplete: str | None = None
-        for variant in variants(messages, knows_tools=self.knows_tools):
+    @cached_property
+    def protects_roles(self) -> bool:
+        """Whether there is a token between what one says and what another does, which no text can forge."""
+        said = [_USER, {"role": "assistant", "content": "It is a plant."}, _USER]
+        for offer in offers(None):
+            probe = Probe(Form(said, offer.tools))
             try:
-                text = self._template.render(
-                    messages=variant,
-                    bos_token=self._vocabulary.bos_text,
-                    eos_token=self._vocabulary.eos_text,
-                    add_generation_prompt=True,
-                    **variables,
-                )
-            except _REFUSALS as error:
-                refusal = refusal or error
+                text = self._render(probe.form, {})
+            except TemplateRefusal:
                 continue
-            # Some templates leave out what they do not know, such as a system message, without a word.
-            asked = (message["content"] for message in variant if message["role"] in ("system", "user"))
-            if all(content.strip() in text for content in asked):
-                return text
-            incomplete = incomplete or text
-        if incomplete is not None:
-            return incomplete
-        raise InvalidRequest(
-            f"The model's chat template refused these messages: {refusal}", "messages", "chat_template_error"
-        ) from refusal
+            turns = [text.find(mark) for mark in probe.marks] + [len(text)]
+            tokens = [start for start, _ in self._control.template_tokens(text)]
+            return all(any(start < token < stop for token in tokens) for start, stop in pairwise(turns))
+        return True
+
+    def _rendered(
+        self, texts: list[Message], objects: list[Message], tools: Tools, variables: Mapping[str, Any]
+    ) -> _Rendered:
+        """Of the first form that the template shows all of; otherwise of that of which it shows most."""
+        refusal: TemplateRefusal | None = None
+        best: _Rendered | None = None
+        for offer in self._accepted(offers(tools), variables):
+            for form in forms(texts, objects, offer, native=self._shows_calls):
+                try:
+                    misses = self._misses(form, variables)
+                    if best is None or misses < best.misses:
+                        best = _Rendered(self._render(form, variables), misses, bool(offer.told))
+                except TemplateRefusal as error:
+                    refusal = refusal or error
+                    continue
+                if best.misses == 0:
+                    return best
+        if best is None:
+            message = f"The model's chat template refused these messages: {refusal}"
+            raise InvalidRequest(message, "messages", "chat_template_error") from refusal
+        return best
+
+    def _accepted(self, candidates: Iterator[Offer], variables: Mapping[str, Any]) -> Iterator[Offer]:
+        """Without those whose tools the template does not show whatever is said."""
+        for offer in candidates:
+            shown = (self._shows(Form(said, offer.tools), variables) for said in _SAID)
+            if not offer.tools or (self.knows_tools and any(shown)):
+                yield offer
+
+    @cached_property
+    def _shows_calls(self) -> bool:
+        """Whether there is any way in which the template shows calls and results."""
+        texts = normalized_messages(_CALLING)
+        return any(
+            self._shows(form, {})
+            for offer in (*offers(None), *offers(_TOOLS))
+            for form in forms(texts, with_argument_objects(texts), offer)
+            if any("tool_calls" in message for message in form.messages)
+        )
+
+    def _shows(self, form: Form, variables: Mapping[str, Any]) -> bool:
+        try:
+            return self._misses(form, variables) == 0
+        except TemplateRefusal:
+            return False
+
+    def _misses(self, form: Form, variables: Mapping[str, Any]) -> int:
+        probe = Probe(form)
+        return probe.misses(self._render(probe.form, variables))
+
+    def _render(self, form: Form, variables: Mapping[str, Any]) -> str:
+        return self._template.render(
+            {
+                **variables,
+                "messages": form.messages,
+                **tool_variables(form.tools),
+                "bos_token": self._vocabulary.bos_text,
+                "eos_token": self._vocabulary.eos_text,
+                "add_generation_prompt": True,
+            }
+        )
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
         bos = self._vocabulary.bos

@@ -10,12 +10,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
+from worker.engine.prefix_index import Tier, common_prefix
 from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
 from worker.engine.sampling import Sampled, sample
 from worker.engine.scheduler import Scheduled, Scheduler
@@ -37,9 +39,14 @@ class EngineStats:
     num_output_tokens_total: int
     num_draft_tokens_total: int
     num_accepted_tokens_total: int
+    num_forced_tokens_total: int
     num_steps_total: int
     num_finished_total: int
     num_failed_decodes_total: int
+    num_slot_tokens_total: int  # cached ones, by where they were
+    num_memory_tokens_total: int
+    num_file_tokens_total: int
+    num_cache_bytes: int  # of states in memory
 
 
 class Engine:
@@ -52,12 +59,13 @@ class Engine:
         *,
         max_waiting: int,
         prefix_cache: bool = True,
+        cache_bytes: int = 0,
         drafts: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
-        self.kv_cache = KVCache(runner, prefix_cache)
+        self.kv_cache = KVCache(runner, prefix_cache, cache_bytes, clock)
         self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
         self.failure: BaseException | None = None
         self._clock = clock
@@ -69,7 +77,7 @@ class Engine:
         self._waiters: list[Waiter] = []
         self._seconds_per_sequence = 1.0
         self._num_prompt = self._num_cached = self._num_output = 0
-        self._num_draft = self._num_accepted = 0
+        self._num_draft = self._num_accepted = self._num_forced = 0
         self._num_steps = self._num_finished = self._num_failed_decodes = 0
         self._thread: threading.Thread | None = None
 
@@ -90,7 +98,7 @@ class Engine:
             if len(self._unfinished) >= self._capacity:
                 raise Overloaded("The model is busy and its queue is full.", self._retry_after())
             self._unfinished.add(sequence)
-        self._inbox.put(lambda: self.scheduler.add(sequence))
+        self._inbox.put(lambda: self._add(sequence))
 
     def abort(self, sequence: Sequence) -> None:
         """Let go of a sequence, whatever its state; takes effect before the next step computes anything."""
@@ -132,9 +140,14 @@ class Engine:
             num_output_tokens_total=self._num_output,
             num_draft_tokens_total=self._num_draft,
             num_accepted_tokens_total=self._num_accepted,
+            num_forced_tokens_total=self._num_forced,
             num_steps_total=self._num_steps,
             num_finished_total=self._num_finished,
             num_failed_decodes_total=self._num_failed_decodes,
+            num_slot_tokens_total=self.kv_cache.num_reused[Tier.SLOT],
+            num_memory_tokens_total=self.kv_cache.num_reused[Tier.MEMORY],
+            num_file_tokens_total=self.kv_cache.num_reused[Tier.FILE],
+            num_cache_bytes=self.kv_cache.memory.num_bytes,
         )
 
     def close(self) -> None:
@@ -172,6 +185,11 @@ class Engine:
             with self._lock:
                 self.failure = error
             self._fail_all(WorkerFailed("The model's engine has failed and must be restarted."))
+
+    def _add(self, sequence: Sequence) -> None:
+        self.scheduler.add(sequence)
+        with self._failing_alone(sequence):
+            self._force(sequence)
 
     @property
     def is_idle(self) -> bool:
@@ -211,10 +229,24 @@ class Engine:
                 self._fail(scheduled[0].sequence, WorkerFailed(f"The model could not be evaluated: {error}."))
                 return
             for one in scheduled:  # find out whose fault it is; the others go on
-                self._execute([one])
+                self._execute_alone(one)
             return
         self.scheduler.observe(scheduled, self._clock() - started)
         self._update(scheduled, logits)
+
+    def _execute_alone(self, one: Scheduled) -> None:
+        """Again, after a failure in company; from the start where that has cost the sequence its cells."""
+        sequence = one.sequence
+        if self.runner.length(sequence.slot) == sequence.num_computed:
+            self._execute([one])
+            return
+        self.kv_cache.discard(sequence)
+        while sequence.state is State.RUNNING and sequence.num_computed < len(sequence.tokens):
+            num_tokens = min(sequence.num_due, self.runner.max_batch)
+            again = Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed)
+            self._execute([again])
+            if again.samples:
+                break
 
     def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:
         for one in scheduled:
@@ -222,8 +254,10 @@ class Engine:
             if sequence.is_prefill:
                 if sequence.num_computed == sequence.num_cached:
                     self._num_cached += sequence.num_cached
-                self._num_prompt += one.num_tokens
+                self._num_prompt += min(one.num_tokens, sequence.num_prompt - sequence.num_computed)
             sequence.num_computed += one.num_tokens
+            if sequence.snapshots:
+                self.kv_cache.snapshot(sequence)
         if scheduled[0].draft:
             self._take_draft(scheduled[0].sequence, scheduled[0].draft, logits)
             return
@@ -234,15 +268,16 @@ class Engine:
                 self._take(sequence, token)
 
     def _take_draft(self, sequence: Sequence, draft: tuple[int, ...], logits: Logits) -> None:
-        """Sample token after token, for as long as the draft has the one that comes."""
-        num_accepted = 0
-        for i, drafted in enumerate((*draft, None)):
-            sampled = sample(logits[i : i + 1], [sequence.sampler], self.vocabulary)[0]
-            self._take(sequence, sampled)
-            if sequence.state is State.FINISHED or sequence.tokens[-1] != drafted:
-                break
-            num_accepted += 1
-            sequence.num_computed += 1
+        """Sample token after token, for as long as the draft has those that come."""
+        start, num_accepted, agrees = len(sequence.tokens), 0, True
+        while agrees and sequence.state is not State.FINISHED:
+            row = logits[num_accepted : num_accepted + 1]
+            self._take(sequence, sample(row, [sequence.sampler], self.vocabulary)[0])
+            come = sequence.tokens[start + num_accepted :]  # what was sampled, and what that has forced
+            num_equal = common_prefix(come, list(draft[num_accepted:]))
+            num_accepted += num_equal
+            sequence.num_computed += num_equal
+            agrees = num_equal == len(come)
         if sequence.state is not State.FINISHED:
             self.kv_cache.trim(sequence)
         sequence.lookup.observe(len(draft), num_accepted)
@@ -250,30 +285,49 @@ class Engine:
         self._num_accepted += num_accepted
 
     def _take(self, sequence: Sequence, sampled: Sampled | Exception) -> None:
-        """Go on with a token; what goes wrong about it is the end of this sequence alone."""
-        try:
+        """Go on with a token, and with those that have no choice after it."""
+        with self._failing_alone(sequence):
             if isinstance(sampled, Exception):
                 raise sampled
-            self._append(sequence, sampled)
+            if self._append(sequence, sampled.token, sampled.logprob):
+                self._force(sequence)
+
+    @contextmanager
+    def _failing_alone(self, sequence: Sequence) -> Iterator[None]:
+        """What goes wrong about a token is the end of its own sequence."""
+        try:
+            yield
         except WorkerError as error:
             self._fail(sequence, error)
         except Exception:
             log.exception("sequence failed: no token could be chosen for it")
             self._fail(sequence, WorkerFailed("The next token could not be chosen."))
 
-    def _append(self, sequence: Sequence, sampled: Sampled) -> None:
-        if self.vocabulary.is_end(sampled.token):
+    def _force(self, sequence: Sequence) -> None:
+        """Append what must come next by the constraint: it is computed at once, and not sampled."""
+        for token in sequence.sampler.forced():
+            self._num_forced += 1
+            if not self._append(sequence, token):
+                return
+        constraint = sequence.sampler.constraint
+        if constraint is not None and constraint.is_complete:
             self._finish(sequence, "stop")
-            return
-        sequence.tokens.append(sampled.token)
+
+    def _append(self, sequence: Sequence, token: int, logprob: TokenLogprob | None = None) -> bool:
+        """Whether the sequence goes on."""
+        if self.vocabulary.is_end(token):
+            self._finish(sequence, "stop")
+            return False
+        sequence.tokens.append(token)
         self._num_output += 1
-        text, logprobs = sequence.detokenizer.push(self.vocabulary.piece(sampled.token), sampled.logprob)
+        text, logprobs = sequence.detokenizer.push(self.vocabulary.piece(token), logprob)
         if sequence.detokenizer.stopped or (sequence.stopping and sequence.stopping(sequence.tokens)):
             self._finish(sequence, "stop", text, logprobs)
         elif sequence.num_output >= sequence.max_tokens:
             self._finish(sequence, "length", text, logprobs)
         elif text or logprobs:
             self._put(sequence, Output(text, logprobs))
+        return sequence.state is not State.FINISHED
 
     def _finish(
         self,
@@ -335,13 +389,11 @@ class Engine:
         slot = next((s for s in self.kv_cache.slots if s.owner is None), None)
         if slot is None:
             raise Overloaded("A prefix can only be pinned while a slot is free.")
-        self.runner.truncate(slot.index, 0)
-        slot.cached = []
+        self.kv_cache.vacate(slot)
         for start in range(0, len(tokens), self.runner.max_batch):
             chunk = tokens[start : start + self.runner.max_batch]
             self.runner.decode([Chunk(slot.index, start, chunk)])
-        slot.cached = list(tokens)
-        self.kv_cache.pin(slot)
+        self.kv_cache.pin(slot, tokens)
 
 
 def _chunk(scheduled: Scheduled) -> Chunk:

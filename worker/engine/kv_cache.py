@@ -1,22 +1,23 @@
 """Which slot holds which tokens: who may run where, and what prefix can be had without computing it.
 
-Pure bookkeeping over a ModelRunner; a slot's cells stay after its sequence has left, until it is needed.
+Pure bookkeeping over a ModelRunner. A slot's cells stay after its sequence has left, until another needs the
+slot; then its state goes to memory, where that is cheaper than to compute it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from worker.engine.runner import ModelRunner
+from worker.engine.costs import Costs
+from worker.engine.memory_tier import MemoryTier, Saved
+from worker.engine.prefix_index import PrefixIndex, Step, Tier
+from worker.engine.runner import ModelRunner, State
 from worker.engine.sequence import Sequence
 
-# Copying cells costs memory bandwidth in proportion to what the source holds, computing costs arithmetic:
-# one token computed is worth about this many copied.
-COPIES_PER_COMPUTED_TOKEN = 64
-# A sequence waits for another's prefill only when that saves it at least this many tokens.
-MIN_SHARED_PREFILL = 16
+# Sharing fewer tokens than this is not worth waiting for another's prefill, or a state of its own.
+MIN_SHARED = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -26,82 +27,135 @@ class Slot:
     cached: list[int] = field(default_factory=list)  # what the last owner left
     last_used: int = 0
     idle_steps: int = 0  # for how many steps it has been a hole between busy slots
+    left_at: float = 0.0  # what had been lost in all when its last owner left
+    tier: Tier = Tier.SLOT
 
     @property
-    def tokens(self) -> list[int]:
-        """Tokens whose cells are computed."""
-        return self.cached if self.owner is None else self.owner.tokens[: self.owner.num_computed]
+    def is_filled(self) -> bool:
+        """Whether the cells are the owner's; one that waits for its donor's has not touched them yet."""
+        return self.owner is not None and self.owner.donor is None
+
+    @property
+    def length(self) -> int:
+        """For how many tokens the cells are computed."""
+        return self.owner.num_computed if self.owner is not None and self.is_filled else len(self.cached)
 
 
 @dataclass(frozen=True, slots=True)
-class Pinned:
-    """A prefix whose state is kept outside the slots, so that nothing evicts it."""
+class Source:
+    """Where the first `length` tokens of a prompt can be had in so many seconds."""
 
-    tokens: list[int]
-    state: Any
+    holder: Slot | Saved
+    length: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """The first `length` tokens can be had from `source`."""
+class Plan:
+    """A slot to run in, the first `length` tokens there from a source, or left from its last owner."""
 
+    slot: Slot
     length: int = 0
-    source: Slot | Pinned | None = None
+    source: Source | None = None
+    seconds: float = 0.0
 
 
 class KVCache:
-    """`acquire` a slot, `fill` it with the best prefix there is, `release` it. One thread only."""
+    """`acquire` a slot with the best prefix there is in it, `release` it. One thread only."""
 
-    def __init__(self, runner: ModelRunner, prefix_cache: bool = True) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        prefix_cache: bool = True,
+        cache_bytes: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.runner = runner
         self.prefix_cache = prefix_cache
         self.slots = [Slot(index) for index in range(runner.num_slots)]
-        self.pinned: Pinned | None = None
-        self._clock = 0
+        self.index = PrefixIndex()
+        self.memory = MemoryTier(self.index, cache_bytes if prefix_cache else 0)
+        self.costs = Costs(clock)
+        self.num_reused = dict.fromkeys(Tier, 0)  # tokens
+        self.transfer_seconds = 0.0  # whoever reads it sets it back
+        self._clock = clock
+        self._uses = 0
+        self._lost = 0.0  # seconds' worth of what was given up for others
 
     @property
     def num_free(self) -> int:
         return sum(slot.owner is None for slot in self.slots)
 
     def acquire(self, sequence: Sequence) -> None:
-        """Give the sequence a free slot with the best prefix there is; the caller knows that one is free."""
-        free = [slot for slot in self.slots if slot.owner is None]
-        match = self._match(sequence)
-        candidates = free if self.runner.copies_are_free else self._compact(free)
-        slot = match.source if match.source in candidates else min(candidates, key=_staleness)
-        assert isinstance(slot, Slot)
-        self._clock += 1
-        slot.owner, slot.last_used = sequence, self._clock
-        sequence.slot = slot.index
-        sequence.donor = self._donor(sequence, match.length)
+        """Give the sequence the slot that costs least, all in all; the caller knows that one is free."""
+        steps = self._match(sequence)
+        sources = list(self._sources(sequence, steps))
+        plan = self._choose(sequence, steps, sources)
+        plan.slot.owner, plan.slot.last_used = sequence, self._next_use()
+        sequence.slot = plan.slot.index
+        sequence.donor = self._donor(sequence, steps, plan.length)
         if sequence.donor is None:
-            self._fill(sequence, match, slot)
+            self._fill(sequence, plan, steps)
 
     def fill(self, sequence: Sequence) -> None:
         """Give a sequence that has waited for its donor the best prefix there is now."""
+        steps = self._match(sequence)
+        sources = list(self._sources(sequence, steps))
+        plan = self._plan(sequence, self.slots[sequence.slot], _depths(steps), sources)
         sequence.donor = None
-        self._fill(sequence, self._match(sequence), self.slots[sequence.slot])
+        self._fill(sequence, plan, steps)
 
     def release(self, sequence: Sequence) -> None:
         """The one way out of a slot; the cells stay for whoever begins alike."""
         slot = self.slots[sequence.slot]
         assert slot.owner is sequence
-        if sequence.donor is None:
+        filled = slot.is_filled
+        slot.owner, slot.idle_steps, slot.last_used = None, 0, self._next_use()
+        slot.left_at = self._lost
+        if filled:
             self.trim(sequence)
-            slot.cached = sequence.tokens[: sequence.num_computed]
-        slot.owner, slot.idle_steps = None, 0
-        self._clock += 1
-        slot.last_used = self._clock
+            self._set_cached(slot, sequence.tokens[: sequence.num_computed])
+        self.costs.num_outputs.observe(1, sequence.num_output)
 
     def trim(self, sequence: Sequence) -> None:
         """Forget what was computed beyond the sequence's own tokens: a draft that was not taken."""
         self.runner.truncate(sequence.slot, sequence.num_computed)
 
+    def discard(self, sequence: Sequence) -> None:
+        """Empty the slot of a sequence whose cells cannot be trusted; it stays the owner."""
+        self.runner.truncate(sequence.slot, 0)
+        sequence.num_computed = 0
+
+    def vacate(self, slot: Slot) -> None:
+        """Empty a slot that nobody runs in, keeping its state where that is worth it."""
+        self._keep(slot, 0)
+        self.runner.truncate(slot.index, 0)
+        self._set_cached(slot, [])
+
+    def pin(self, slot: Slot, tokens: list[int]) -> None:
+        """Keep what was just computed in a slot that nobody runs in for good."""
+        self._set_cached(slot, tokens)
+        self.memory.put(tokens, self._save(slot), self.costs.compute(len(tokens)), pinned=True)
+
+    def snapshot(self, sequence: Sequence) -> None:
+        """Save the state that a sequence in prefill has reached, if that is one it was to stop at."""
+        if not sequence.snapshots or sequence.num_computed < sequence.snapshots[0]:
+            return
+        length = sequence.snapshots.pop(0)
+        slot = self.slots[sequence.slot]
+        known = length == sequence.num_prompt and any(
+            isinstance(holder, Saved) for holder in self.index.others_at_end(slot)
+        )
+        if not known and self._has_room_for(length):
+            tokens = sequence.tokens[:length]
+            self.memory.put(tokens, self._save(slot), self.costs.compute(length))
+
     def close_gap(self) -> None:
         """Let the last busy slot's sequence change places with what an idle slot between busy ones holds.
 
         llama.cpp computes only neighbouring slots together, and an idle one between them costs a token in
-        every step. A hole that has just opened is left alone, since who comes next will fill it.
+        every step. A hole that has just opened is left alone, since who comes next will fill it, and so is
+        one that costs less than the exchange would.
         """
         busy = [slot for slot in self.slots if slot.owner is not None]
         if self.runner.copies_are_free or len(busy) < 2:
@@ -111,22 +165,8 @@ class KVCache:
         hole = next((s for s in holes if s.idle_steps > 0), None)
         for slot in holes:
             slot.idle_steps += 1
-        if hole is None or last.owner is None or last.owner.donor is not None:
-            return
-        self.runner.swap(hole.index, last.index)
-        hole.cached, last.cached = last.cached, hole.cached
-        hole.last_used, last.last_used = last.last_used, hole.last_used
-        hole.owner, last.owner = last.owner, None
-        hole.owner.slot = hole.index
-
-    def discard(self, sequence: Sequence) -> None:
-        """Empty the slot of a sequence whose cells cannot be trusted; it stays the owner."""
-        self.runner.truncate(sequence.slot, 0)
-        sequence.num_computed = 0
-
-    def pin(self, slot: Slot) -> None:
-        """Keep what a slot holds for good."""
-        self.pinned = Pinned(slot.tokens, self.runner.save(slot.index))
+        if hole is not None and last.is_filled and self._is_exchange_worth_it(hole, last, busy[-2]):
+            self._exchange(hole, last)
 
     def check_integrity(self) -> None:
         """Every slot's cells are exactly the tokens that the bookkeeping says; asserted between steps."""
@@ -134,92 +174,259 @@ class KVCache:
             owner = slot.owner
             if owner is not None:
                 assert owner.slot == slot.index, f"slot {slot.index} is owned by a sequence of {owner.slot}"
-            expected = len(slot.cached if owner is None or owner.donor is not None else slot.tokens)
             held = self.runner.length(slot.index)
-            assert held == expected, f"slot {slot.index} holds {held} tokens instead of {expected}"
+            assert held == slot.length, f"slot {slot.index} holds {held} tokens instead of {slot.length}"
+            if self.prefix_cache and slot in self.index:
+                owner = owner if slot.is_filled else None
+                known = slot.cached if owner is None else owner.tokens[: owner.num_prompt]
+                assert self.index.tokens(slot) == known, f"slot {slot.index} is indexed under other tokens"
+        self.memory.check_integrity()
+        self.index.check_integrity()
 
-    def _fill(self, sequence: Sequence, match: Match, slot: Slot) -> None:
-        own = self._own_prefix(sequence, slot)
-        if match.source is slot or own + self._copy_cost(match) >= match.length:
-            self.runner.truncate(slot.index, own)
-            length = own
-        else:
-            length = match.length
-            if isinstance(match.source, Pinned):
-                self.runner.load(match.source.state, slot.index, length)
-            else:
-                assert match.source is not None
-                self.runner.copy(match.source.index, slot.index, length)
-        slot.cached = []
-        sequence.num_computed = sequence.num_cached = length
+    # -- what there is -----------------------------------------------------------------------------------
 
-    def _own_prefix(self, sequence: Sequence, slot: Slot) -> int:
-        return self._usable(sequence, slot.cached) if self.prefix_cache else 0
+    def _match(self, sequence: Sequence) -> list[Step]:
+        return self.index.match(sequence.tokens) if self.prefix_cache else []
 
-    def _copy_cost(self, match: Match) -> int:
-        if match.source is None:
-            return 0
-        if self.runner.copies_are_free:
-            return 0
-        return 1 + len(match.source.tokens) // COPIES_PER_COMPUTED_TOKEN
+    def _sources(self, sequence: Sequence, steps: list[Step]) -> Iterator[Source]:
+        """The longest prefix that any slot can give, and the longest of any state in memory."""
+        limit = _limit(sequence)
+        slots = (
+            (
+                _usable(min(depth, slot.length, limit), slot.length, self.runner.shortest_copy, slot.index),
+                slot,
+            )
+            for slot, depth in _depths(steps).items()
+            if slot.owner is not sequence and (slot.owner is None or slot.is_filled)
+        )
+        length, slot = max(slots, key=_length_then_use, default=(0, None))
+        if slot is not None and length:
+            free = self.runner.copies_are_free
+            yield Source(slot, length, 0.0 if free else self.costs.copy(slot.length))
+        length, saved = _longest_saved(steps, limit)
+        if saved is not None:
+            yield Source(saved, length, self.costs.loaded_byte.per_unit * saved.num_bytes)
 
-    def _match(self, sequence: Sequence) -> Match:
-        """The longest prefix that anything holds; a free slot before the others, since it needs no copy."""
-        if not self.prefix_cache:
-            return Match()
-        best = Match()
-        for source in self._sources(sequence):
-            length = self._usable(sequence, source.tokens)
-            if length > best.length:
-                best = Match(length, source)
-        return best
-
-    def _sources(self, sequence: Sequence) -> Iterable[Slot | Pinned]:
-        if self.pinned is not None:
-            yield self.pinned
-        for slot in self.slots:
-            if slot.owner is None or (slot.owner is not sequence and slot.owner.donor is None):
-                yield slot
-
-    def _donor(self, sequence: Sequence, available: int) -> Sequence | None:
+    def _donor(self, sequence: Sequence, steps: list[Step], available: int) -> Sequence | None:
         """A sequence in prefill that will soon hold much more of this prompt than there is now."""
-        if not self.prefix_cache:
-            return None
-        for slot in self.slots:
+        if not (self.runner.keeps_every_position or self.memory.max_bytes):
+            return None  # by the time it is done, its prefix could no longer be had
+        for slot, depth in _depths(steps).items():
             owner = slot.owner
-            if owner is not None and owner is not sequence and owner.is_prefill:
-                shared = self._usable(sequence, owner.tokens)
-                if shared - max(available, owner.num_computed) >= MIN_SHARED_PREFILL:
-                    return owner
+            if owner is None or owner is sequence or not (owner.is_prefill and slot.is_filled):
+                continue
+            shared = min(depth, _limit(sequence))
+            if shared - max(available, owner.num_computed) >= MIN_SHARED:
+                if not self.runner.keeps_every_position:
+                    owner.snapshots = sorted({*owner.snapshots, shared})
+                return owner
         return None
 
-    def _usable(self, sequence: Sequence, tokens: list[int]) -> int:
-        # The prompt's last token is always computed: its logits are needed.
-        return min(common_prefix(sequence.tokens, tokens), sequence.num_prompt - 1)
+    # -- where to run ------------------------------------------------------------------------------------
 
-    def _compact(self, free: list[Slot]) -> list[Slot]:
-        """Of the free slots those that keep the busy ones together: holes first, then the neighbours."""
+    def _choose(self, sequence: Sequence, steps: list[Step], sources: list[Source]) -> Plan:
+        """Prefix, copies, what others lose, and the neighbourhood: the least sum of seconds."""
+        free = sorted((slot for slot in self.slots if slot.owner is None), key=_last_use)
         busy = [slot.index for slot in self.slots if slot.owner is not None]
-        if not busy:
-            return free
+        depths = _depths(steps)
+        plans = (self._plan(sequence, slot, depths, sources) for slot in free)
+
+        def seconds(plan: Plan) -> float:
+            return plan.seconds + self._loss(plan) + self._neighbourhood(plan.slot.index, busy, sequence)
+
+        return min(plans, key=seconds)
+
+    def _plan(self, sequence: Sequence, slot: Slot, depths: dict[Slot, int], sources: list[Source]) -> Plan:
+        """The cheapest way to the prompt's prefix in a slot."""
+        shared = min(depths.get(slot, 0), len(slot.cached), _limit(sequence))
+        own = _usable(shared, len(slot.cached), self.runner.shortest, slot.index)
+        best = Plan(slot, own, None, self.costs.compute(sequence.num_prompt - own))
+        for source in sources:
+            seconds = source.seconds + self.costs.compute(sequence.num_prompt - source.length)
+            if source.holder is not slot and source.length > own and seconds < best.seconds:
+                best = Plan(slot, source.length, source, seconds)
+        return best
+
+    def _loss(self, plan: Plan) -> float:
+        """What it takes to have again what a slot's last owner left there, or to keep it."""
+        kept = 0 if plan.source is not None else plan.length
+        computing = self.costs.compute(self._num_lost(plan.slot, kept))
+        if self.memory.max_bytes:
+            computing = min(computing, self.costs.copy(len(plan.slot.cached)))
+        # What nobody has come back for is worth less with everything that had to go meanwhile (GreedyDual).
+        return max(0.0, computing - (self._lost - plan.slot.left_at))
+
+    def _num_lost(self, slot: Slot, kept: int) -> int:
+        """Tokens that nobody has any more when a slot is cut down to so many."""
+        if not self.prefix_cache or not slot.cached:
+            return 0
+        if not self.runner.keeps_every_position:
+            exact = len(slot.cached) == kept or any(True for _ in self.index.others_at_end(slot))
+            return 0 if exact else len(slot.cached)
+        return len(slot.cached) - max(kept, self.index.num_elsewhere(slot))
+
+    def _neighbourhood(self, index: int, busy: list[int], sequence: Sequence) -> float:
+        """What the idle slots between busy ones cost that there will be, or the hole that is filled gains."""
+        if self.runner.copies_are_free or not busy:
+            return 0.0
         first, last = busy[0], busy[-1]
-        holes = [slot for slot in free if first < slot.index < last]
-        return holes or [slot for slot in free if slot.index in (first - 1, last + 1)]
+        num_holes = max(first - index, index - last) - 1 if not first < index < last else -1
+        num_steps = min(sequence.max_tokens, self.costs.num_outputs.per_unit)
+        return num_holes * num_steps * self.costs.row.per_unit
 
+    def _is_exchange_worth_it(self, hole: Slot, last: Slot, second_last: Slot) -> bool:
+        num_rows = last.index - second_last.index  # the hole, and those behind the busy ones that remain
+        assert last.owner is not None
+        left = max(1.0, self.costs.num_outputs.per_unit - last.owner.num_output)
+        gain = num_rows * min(left, last.owner.max_tokens) * self.costs.row.per_unit
+        return self.costs.copy(last.length + hole.length) <= gain
 
-def common_prefix(left: list[int], right: list[int]) -> int:
-    """How many leading tokens are equal; by halving, as comparing slices is fast and loops are not."""
-    low, high = 0, min(len(left), len(right))
-    if left[:high] == right[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
+    # -- moving cells ------------------------------------------------------------------------------------
+
+    def _fill(self, sequence: Sequence, plan: Plan, steps: list[Step]) -> None:
+        slot, source = plan.slot, plan.source
+        self._lost += self._loss(plan)
+        self._keep(slot, 0 if source is not None else plan.length)
+        if source is None:
+            self.runner.truncate(slot.index, plan.length)
+        elif isinstance(source.holder, Saved):
+            self._load(source.holder.state, slot, plan.length)
+        elif self.runner.copies_are_free:
+            self.runner.copy(source.holder.index, slot.index, plan.length)
         else:
-            high = middle
-    return low
+            # llama.cpp's own copy moves a slot's whole buffer; a state is as long as its tokens.
+            self._load(self._save(source.holder), slot, plan.length)
+        slot.cached = []
+        sequence.num_computed = sequence.num_cached = plan.length
+        if self.prefix_cache:
+            self._count(plan)
+            self.index.insert(slot, sequence.tokens[: sequence.num_prompt])
+            self._plan_snapshots(sequence, steps)
+
+    def _count(self, plan: Plan) -> None:
+        tier = Tier.SLOT
+        if plan.source is not None and isinstance(plan.source.holder, Saved):
+            saved = plan.source.holder
+            tier = Tier.FILE if saved.unread else Tier.MEMORY
+            self.memory.hit(saved, self.costs.compute(saved.length))
+        self.num_reused[tier] += plan.length
+
+    def _plan_snapshots(self, sequence: Sequence, steps: list[Step]) -> None:
+        """Where a prefix can be had at its exact length only: stop where others have gone on differently."""
+        if self.runner.keeps_every_position or not self.memory.max_bytes:
+            return
+        ends = {sequence.num_prompt}
+        if steps:
+            ends.add(min(steps[-1].depth, _limit(sequence)))
+        sequence.snapshots = sorted(end for end in ends if end - sequence.num_cached >= MIN_SHARED)
+
+    def _keep(self, slot: Slot, kept: int) -> None:
+        """Save what is lost when a slot is cut down, where that is cheaper than to compute it again."""
+        num_lost = self._num_lost(slot, kept)
+        if num_lost < MIN_SHARED or not self._has_room_for(len(slot.cached)):
+            return
+        seconds = self.costs.compute(num_lost)
+        if seconds > self.costs.copy(len(slot.cached)):
+            self._supersede(slot)
+            self.memory.put(slot.cached, self._save(slot), seconds)
+
+    def _has_room_for(self, num_tokens: int) -> bool:
+        return 0 < self.memory.max_bytes >= num_tokens * self.costs.state_bytes.per_unit
+
+    def _supersede(self, slot: Slot) -> None:
+        """Drop what a slot's own state will serve as well: states of a prefix of it."""
+        if self.runner.keeps_every_position:
+            for saved in list(self.index.prefixes(slot, Tier.MEMORY)):
+                if isinstance(saved, Saved) and not saved.pinned:
+                    self.memory.remove(saved)
+
+    def _exchange(self, hole: Slot, busy: Slot) -> None:
+        moving = self._save(busy)
+        resting = self._save(hole) if hole.cached else None
+        self._load(moving, hole, moving.length)
+        if resting is not None:
+            self._load(resting, busy, resting.length)
+        else:
+            self.runner.truncate(busy.index, 0)
+        owner, cached = busy.owner, hole.cached
+        assert owner is not None
+        busy.owner, hole.owner, owner.slot = None, owner, hole.index
+        hole.last_used, busy.last_used = busy.last_used, hole.last_used
+        busy.left_at = hole.left_at
+        hole.cached = []
+        self._set_cached(busy, cached)
+        if self.prefix_cache:
+            self.index.insert(hole, owner.tokens[: owner.num_prompt])
+
+    def _save(self, slot: Slot) -> State:
+        started = self._clock()
+        state = self.runner.save(slot.index)
+        seconds = self._clock() - started
+        self.transfer_seconds += seconds
+        self.costs.saved_byte.observe(state.data.nbytes, seconds)
+        self.costs.state_bytes.observe(state.length, state.data.nbytes)
+        return state
+
+    def _load(self, state: State, slot: Slot, length: int) -> None:
+        started = self._clock()
+        self.runner.load(state, slot.index, length)
+        seconds = self._clock() - started
+        self.transfer_seconds += seconds
+        self.costs.loaded_byte.observe(state.data.nbytes, seconds)
+
+    def _set_cached(self, slot: Slot, tokens: list[int]) -> None:
+        slot.cached = tokens
+        if self.prefix_cache:
+            self.index.insert(slot, tokens)
+
+    def _next_use(self) -> int:
+        self._uses += 1
+        return self._uses
 
 
-def _staleness(slot: Slot) -> int:
+def _limit(sequence: Sequence) -> int:
+    """The last token is always computed: its logits are needed."""
+    return len(sequence.tokens) - 1
+
+
+def _usable(shared: int, length: int, shortest: Callable[[int], int], slot: int) -> int:
+    """How many of the shared tokens can be had, if what is there can only be cut down so far."""
+    if shared == length:
+        return length
+    return shared if shared >= shortest(slot) else 0
+
+
+def _depths(steps: list[Step]) -> dict[Slot, int]:
+    """How much of what was asked for each slot has, or will have."""
+    return {
+        slot: step.depth for step in steps for slot in step.node.holders[Tier.SLOT] if isinstance(slot, Slot)
+    }
+
+
+def _longest_saved(steps: list[Step], limit: int) -> tuple[int, Saved | None]:
+    """The longest prefix that a state in memory can give; of several the one that is loaded soonest."""
+    seen: set[object] = set()
+    for step in reversed(steps):
+        shared = min(step.depth, limit)
+        holders = step.node.holders[Tier.MEMORY]
+        usable = [
+            h for h in holders - seen if isinstance(h, Saved) and (h.shortest <= shared or h.length <= shared)
+        ]
+        if usable:
+            best = min(usable, key=_num_bytes)
+            return shared, best
+        seen = set(holders)
+    return 0, None
+
+
+def _num_bytes(saved: Saved) -> int:
+    return saved.num_bytes
+
+
+def _last_use(slot: Slot) -> int:
     return slot.last_used
+
+
+def _length_then_use(found: tuple[int, Slot]) -> tuple[int, int]:
+    length, slot = found
+    return length, -slot.length  # of two that share as much, the shorter is copied sooner

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,15 @@ class Chunk:
     num_logits: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What `length` tokens have left behind in a model's memory, outside of any slot."""
+
+    data: memoryview
+    length: int
+    shortest: int  # it can be cut down to so many tokens when it is loaded, not further
+
+
 class ModelRunner(Protocol):
     """What the engine needs of a model; tests bring one without weights."""
 
@@ -36,24 +45,37 @@ class ModelRunner(Protocol):
     context_length: int
     max_batch: int
     copies_are_free: bool
+    keeps_every_position: bool
+    """Whether any prefix of what a slot holds can go on; a sliding window and a recurrent state forget."""
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
         """Logits in the order of the chunks; the rows are the caller's to overwrite until the next call."""
         ...
 
-    def truncate(self, slot: int, length: int) -> None: ...
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep the first `length` tokens: none, or not fewer than `shortest`."""
+        ...
+
+    def shortest(self, slot: int) -> int:
+        """The fewest tokens that a slot can be cut down to with every position there that they attend to.
+
+        Emptying it is always possible.
+        """
+        ...
+
+    def shortest_copy(self, slot: int) -> int:
+        """As `shortest`, of what `copy` and `save` take along, which may be fewer positions."""
+        ...
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Make `target` hold the first `length` tokens of `source`, and nothing else."""
+        """Make `target` hold the first `length` tokens of `source`, where copies are free."""
         ...
 
-    def swap(self, left: int, right: int) -> None: ...
+    def save(self, slot: int) -> State: ...
 
-    def save(self, slot: int) -> Any:
-        """The slot's cells as something `load` takes, kept for as long as the runner lives."""
+    def load(self, state: State, slot: int, length: int) -> None:
+        """Make a slot hold the first `length` tokens of a state, and nothing else."""
         ...
-
-    def load(self, state: Any, slot: int, length: int) -> None: ...
 
     def length(self, slot: int) -> int: ...
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -30,13 +29,13 @@ MAX_REJECTIONS = 12
 MIN_TEMPERATURE = 1e-5
 
 
-# Of CPU for one token; an enum of 5,000 values takes 3. A grammar whose alternatives begin alike takes longer
-# with every token, at everybody's cost.
-MAX_CONSTRAINT_SECONDS = 5.0
-
-
 class Constraint(Protocol):
-    """What may come next, such as a grammar."""
+    """What may come next, such as a grammar. Raises InvalidRequest where it cannot go on."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow but the end."""
+        ...
 
     def allows(self, token: int) -> bool: ...
 
@@ -45,6 +44,10 @@ class Constraint(Protocol):
         ...
 
     def accept(self, token: int) -> None: ...
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as good as accepted; none where there is a choice."""
+        ...
 
 
 # Takes a row of logits and a number drawn from [0, 1); answers a token. For samplers that only llama.cpp has.
@@ -85,6 +88,19 @@ class Sampler:
     def has_penalties(self) -> bool:
         p = self.params
         return p.repeat_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0
+
+    def forced(self) -> list[int]:
+        """Tokens that need not be sampled; none where log probabilities are wanted, which sampling gives."""
+        if self.constraint is None or self.params.logprobs is not None:
+            return []
+        tokens = self.constraint.forced()
+        self.remember(tokens)
+        return tokens
+
+    def remember(self, tokens: Iterable[int]) -> None:
+        """For the penalties."""
+        if self.has_penalties:
+            self.recent = [*self.recent, *tokens][-self.last_n :]
 
     @property
     def _leaves_logits_alone(self) -> bool:
@@ -173,8 +189,7 @@ def sample_row(row: Row, sampler: Sampler, vocabulary: Vocabulary) -> Sampled:
     if sampler.has_penalties:
         apply_penalties(row, sampler)
     token = _choose_allowed(row, sampler)
-    if sampler.has_penalties:
-        sampler.recent = [*sampler.recent, token][-sampler.last_n :]
+    sampler.remember([token])
     if params.logprobs is None:
         return Sampled(token)
     return Sampled(token, token_logprob(raw, normalizer, token, params.logprobs, vocabulary))
@@ -186,21 +201,13 @@ def _choose_allowed(row: Row, sampler: Sampler) -> int:
         return _choose(row, sampler)
     # Checking one token is cheap, masking all is not. Drawing again among the allowed ones when the first
     # is refused gives the same distribution as masking always. But a chooser learns from what it draws.
-    started = time.thread_time()
     token = None if sampler.chooser is not None else _choose(row, sampler)
     if token is None or not constraint.allows(token):
         constraint.mask(row)
         if not np.isfinite(row.max()):
-            raise InvalidRequest(
-                "The grammar comes to a dead end: no token of the model may follow.", "grammar"
-            )
+            raise InvalidRequest("The grammar comes to a dead end: no token of the model may follow.")
         token = _choose(row, sampler)
     constraint.accept(token)
-    if time.thread_time() - started > MAX_CONSTRAINT_SECONDS:
-        raise InvalidRequest(
-            "The grammar has too many ways to read what was written so far. Make the alternatives of the "
-            "schema differ in their first property, or the grammar unambiguous."
-        )
     return token
 
 

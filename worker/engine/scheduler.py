@@ -111,30 +111,40 @@ class Scheduler:
         self._fill_from_donors()
         self.kv_cache.close_gap()
         decoding = [s for s in self.running if not s.is_prefill]
-        if self.drafts and len(self.running) == len(decoding) == 1:
+        if self.drafts and len(self.running) == len(decoding) == 1 and decoding[0].num_uncomputed == 1:
             return [self._with_draft(decoding[0])]
-        scheduled = [Scheduled(s, s.num_uncomputed, True) for s in decoding]
-        budget = self.max_batch - len(scheduled)
-        scheduled += self._prompts(len(decoding), budget)
+        scheduled = self._decodes(decoding)
+        scheduled += self._prompts(len(decoding), sum(s.num_tokens for s in scheduled))
         scheduled.sort(key=_slot)  # llama.cpp computes together what is next to each other
         return scheduled
 
-    def _prompts(self, num_decodes: int, budget: int) -> list[Scheduled]:
+    def _decodes(self, decoding: list[Sequence]) -> list[Scheduled]:
+        """Each one's token that is due, and what its constraint has forced since, as far as there is room."""
+        room = self.max_batch - len(decoding)
+        scheduled: list[Scheduled] = []
+        for sequence in decoding:
+            num_tokens = min(sequence.num_uncomputed, 1 + room)
+            room -= num_tokens - 1
+            scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
+        return scheduled
+
+    def _prompts(self, num_decodes: int, num_scheduled: int) -> list[Scheduled]:
         """Prompts in their order: short ones whole, since cutting costs, long ones as far as is allowed."""
         # Pacing protects the many from the few: where nearly all wait for their first token, a burst of
         # requests is computed at full speed.
         paced = num_decodes > 0 and self.BURST * num_decodes >= len(self.running)
-        share = short = allowed = budget
+        share = short = allowed = budget = self.max_batch - num_scheduled
         if paced:
             share = self.pacer.share(num_decodes)
             short = max(share, self.SHORT_PER_DECODE * num_decodes)
-            allowed = share - self._overdrawn
+            num_forced = num_scheduled - num_decodes  # which cost as much
+            allowed = share - self._overdrawn - num_forced
         scheduled: list[Scheduled] = []
         for sequence in self.running:
-            if allowed <= 0:
+            if allowed <= 0 or budget <= 0:
                 break
             if sequence.is_prefill and sequence.donor is None:
-                num_tokens = sequence.num_uncomputed
+                num_tokens = sequence.num_due
                 begun = sequence.num_computed > sequence.num_cached  # the end of a long prompt is not short
                 if num_tokens > (share if begun else short):
                     num_tokens = allowed
@@ -158,9 +168,10 @@ class Scheduler:
         """Learn from how long a step took."""
         if scheduled[0].draft:
             return
-        num_prompt_tokens = sum(s.num_tokens for s in scheduled if s.sequence.is_prefill)
         num_decodes = sum(not s.sequence.is_prefill for s in scheduled)
-        self.pacer.observe(num_decodes, num_prompt_tokens, seconds)
+        num_other_tokens = sum(s.num_tokens for s in scheduled) - num_decodes
+        self.pacer.observe(num_decodes, num_other_tokens, seconds)
+        self.kv_cache.costs.observe_step(num_decodes, num_other_tokens, seconds)
 
     def remove(self, sequence: Sequence) -> None:
         """The one exit, for the finished, stopped, aborted and failed alike, whatever they were doing."""

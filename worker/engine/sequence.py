@@ -104,6 +104,7 @@ class Sequence:
     stopping: Callable[[list[int]], bool] | None = None  # a caller's own criterion, over all tokens
     lookup: PromptLookup = field(default_factory=PromptLookup)
     donor: Sequence | None = None  # another sequence that is computing the prefix this one needs
+    snapshots: list[int] = field(default_factory=list)  # lengths of the prompt at which to save the state
     arrived: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -116,6 +117,11 @@ class Sequence:
     @property
     def num_uncomputed(self) -> int:
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_due(self) -> int:
+        """Uncomputed tokens up to the next place to stop at."""
+        return (self.snapshots[0] if self.snapshots else len(self.tokens)) - self.num_computed
 
     @property
     def is_prefill(self) -> bool:

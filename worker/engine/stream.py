@@ -17,8 +17,8 @@ from worker.protocol import FinishReason, TokenLogprob
 class CompletionStream:
     """One completion under way.
 
-    Iterated synchronously it gives chunks as llama-cpp-python does; asynchronously, lists of what has come
-    since the last one, an error included. Dropping it or `abort()` frees its slot within one step.
+    Iterated synchronously it gives chunks as llama-cpp-python does; asynchronously, what has come since the
+    last output, an error included. Dropping it or `abort()` frees its slot within one step.
     """
 
     def __init__(self, engine: Engine, sequence: Sequence, model: str) -> None:
@@ -87,16 +87,16 @@ class CompletionStream:
         self._final = final
         return self.chunk(output.text, logprobs)
 
-    def __aiter__(self) -> AsyncIterator[list[Output]]:
+    def __aiter__(self) -> AsyncIterator[Output]:
         return self
 
-    async def __anext__(self) -> list[Output]:
+    async def __anext__(self) -> Output:
         loop = asyncio.get_running_loop()
         while not self._ended:
             item = self._sequence.channel.take(loop.create_future)
             if isinstance(item, Output):
                 self._note(item)
-                return [item]
+                return item
             if item is None:
                 self._ended = True
             else:

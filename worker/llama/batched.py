@@ -1,37 +1,41 @@
-"""BatchedLlama: llama-cpp-python's `Llama`, whose completions share one continuous batch.
-
-The library's `create_chat_completion` calls `self.create_completion(prompt=<tokens>, ...)`, so overriding
-that one method is enough for any number of callers at once.
-"""
+"""BatchedLlama: llama-cpp-python's `Llama`, whose completions share one continuous batch."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from worker.chat.choice import chat_template as choose_template
+from worker.chat.constraint import Constraint, Constraints
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine, EngineStats
-from worker.engine.sampling import MIN_TEMPERATURE, Chooser, Row, Sampler
+from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
-from worker.llama.context import LlamaRunner, choose_num_slots
+from worker.llama.chat_handler import ChatHandler, ChatStream
+from worker.llama.context import MIB, LlamaRunner, divide_memory
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
-from worker.llama.samplers import Grammar, mirostat_chain, typical_chain
+from worker.llama.recommended import recommended_sampling as recommended
+from worker.llama.samplers import llama_chain
+from worker.llama.slot_memory import measure_slot_memory
+from worker.llama.token_table import read_token_table
 from worker.llama.vocabulary import LlamaVocabulary
 from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
 
 
 class BatchedLlama(llama_cpp.Llama):
-    """A model whose `create_completion` may be called by hundreds of threads or tasks at once.
+    """A model whose completions hundreds of threads or tasks may ask for at once, of chats or of text.
 
     `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
-    `memory_mb` MiB beside the model; `max_waiting` more queue.
+    `memory_mb` MiB beside the model; `max_waiting` more queue. `cache_mb` MiB keep conversations that have
+    lost their slots. `chat_template`, a Jinja source, comes before what the model's file has; NoTemplate is
+    raised for one that is not Jinja.
     """
 
     def __init__(
@@ -45,7 +49,10 @@ class BatchedLlama(llama_cpp.Llama):
         n_threads: int | None = None,
         max_waiting: int = 128,
         prefix_cache: bool = True,
+        cache_mb: int | None = None,
         prompt_lookup: bool = True,
+        recommended_sampling: bool = True,
+        chat_template: str | None = None,
         kv_unified: bool = False,
         n_ubatch: int = 512,
         type_k: int | None = None,
@@ -66,10 +73,18 @@ class BatchedLlama(llama_cpp.Llama):
             n_threads_batch=n_threads,
             **kwargs,
         )
+        self._metadata = self._model.metadata()
         self.context_length = min(n_ctx or 1 << 31, self._model.n_ctx_train())
-        self.num_slots = choose_num_slots(self._model, self.context_length, memory_mb, num_slots)
-        recurrent = self._is_recurrent or self._is_hybrid
-        self.vocabulary = LlamaVocabulary(self._model)
+        slot_memory = measure_slot_memory(self._model, self._ctx.ctx)
+        slot_bytes = slot_memory.num_bytes(self.context_length, n_ubatch)
+        self.num_slots, cache_mb = divide_memory(
+            self._model, slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
+        )
+        self.vocabulary = LlamaVocabulary(self._model, context_length=self.context_length)
+        self.constraints = Constraints(partial(read_token_table, self._model, self.vocabulary))
+        if self.chat_handler is None:
+            template = choose_template(self.metadata, self.vocabulary, chat_template)
+            self.chat_handler = ChatHandler(template, self.constraints)  # type: ignore[assignment]
         runner = LlamaRunner(
             self._model,
             num_slots=self.num_slots,
@@ -77,7 +92,7 @@ class BatchedLlama(llama_cpp.Llama):
             n_batch=n_batch,
             n_threads=n_threads,
             kv_unified=kv_unified,
-            recurrent=recurrent,
+            slot_memory=slot_memory,
             n_ubatch=n_ubatch,
             type_k=type_k,
             type_v=type_v,
@@ -86,10 +101,22 @@ class BatchedLlama(llama_cpp.Llama):
             runner,
             self.vocabulary,
             max_waiting=max_waiting,
-            prefix_cache=prefix_cache and not recurrent,  # a recurrent state cannot be cut to a prefix
-            drafts=prompt_lookup and not recurrent,  # nor can a draft be taken back
+            prefix_cache=prefix_cache,
+            cache_bytes=cache_mb * MIB,
+            drafts=prompt_lookup and slot_memory.can_truncate,  # or a draft could not be taken back
         )
         self.engine.start()
+        self.recommended = recommended(self.metadata) if recommended_sampling else {}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the model's file says of itself."""
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, values: dict[str, str]) -> None:
+        # The library would compile all templates as it starts, and fails on those that it cannot read.
+        self._metadata = {key: value for key, value in values.items() if "chat_template" not in key}
 
     @property
     def alive(self) -> bool:
@@ -117,86 +144,64 @@ class BatchedLlama(llama_cpp.Llama):
             engine.close()
         super().close()
 
+    def create_chat_completion(  # type: ignore[override]
+        self, messages: SequenceOf[Mapping[str, Any]], **options: Any
+    ) -> ChatStream | dict[str, Any]:
+        """As the library's, and more of OpenAI's API: see ChatHandler for `options`.
+
+        Tools, `tool_choice`, `response_format`, `n` and `reasoning_effort` do what they do there. What is
+        left out is what the model's file recommends, otherwise OpenAI's default.
+        """
+        handler: Any = self.chat_handler
+        answer: ChatStream | dict[str, Any] = handler(llama=self, messages=messages, **options)
+        return answer
+
     def create_completion(  # type: ignore[override]
         self,
         prompt: str | list[int],
         suffix: str | None = None,
         max_tokens: int | None = 16,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        typical_p: float = 1.0,
         logprobs: int | None = None,
         echo: bool = False,
         stop: str | SequenceOf[str] | None = None,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        repeat_penalty: float = 1.0,
-        top_k: int = 0,
         stream: bool = False,
-        seed: int | None = None,
         tfs_z: float = 1.0,
-        mirostat_mode: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
         model: str | None = None,
         stopping_criteria: Any = None,
         logits_processor: Any = None,
-        grammar: llama_cpp.llama_grammar.LlamaGrammar | str | None = None,
+        grammar: Constraint | None = None,
         logit_bias: Mapping[int, float] | Mapping[str, float] | None = None,
+        **sampling: Any,
     ) -> dict[str, Any] | CompletionStream:
-        """As the library's, on the shared batch. The defaults are OpenAI's; `tfs_z` has no effect in either.
+        """As the library's, on the shared batch; `sampling` are further fields of SamplingParams.
 
-        Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is computed.
+        What is left out is what the model's file recommends, otherwise OpenAI's default; `tfs_z` has no
+        effect. Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is
+        computed.
         """
         if suffix is not None:
             raise InvalidRequest("'suffix' is not supported.", "suffix")
+        if grammar is not None and not isinstance(grammar, Constraint):
+            raise InvalidRequest("A 'grammar' has to be what `constraints.compile` makes of Lark.", "grammar")
         self.engine.check_alive()  # a closed model must not be asked to tokenize
         tokens = self._prompt_tokens(prompt)
         room = self.context_length - len(tokens)
         if room <= 0:
             raise ContextLengthExceeded(self.context_length, len(tokens))
         params = SamplingParams(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
+            **{**self.recommended, **sampling},
             logit_bias={int(token): float(bias) for token, bias in (logit_bias or {}).items()},
-            seed=seed,
             stop=_stop_strings(stop),
             max_tokens=max_tokens,
             logprobs=logprobs,
         )
         self._check_bias(params.logit_bias)
-        chain_seed = (seed if seed is not None else random.getrandbits(32)) & 0xFFFFFFFF
-        chooser: Chooser | None = None
-        if mirostat_mode and temperature >= MIN_TEMPERATURE:
-            chooser = mirostat_chain(
-                chain_seed,
-                version=mirostat_mode,
-                vocab_size=self.vocabulary.size,
-                tau=mirostat_tau,
-                eta=mirostat_eta,
-                temperature=temperature,
-            )
-        elif typical_p < 1 and temperature >= MIN_TEMPERATURE:
-            chooser = typical_chain(
-                chain_seed,
-                top_k=top_k,
-                typical_p=typical_p,
-                top_p=top_p,
-                min_p=min_p,
-                temperature=temperature,
-            )
         sequence = Sequence(
             tokens,
             Sampler(
                 params,
-                constraint=None if grammar is None else self._grammar(grammar),
-                chooser=chooser,
+                constraint=None if grammar is None else grammar.copy(),
+                chooser=llama_chain(params, self.vocabulary.size),
                 last_n=self.last_n_tokens_size,
             ),
             Detokenizer(params.stop),
@@ -211,11 +216,15 @@ class BatchedLlama(llama_cpp.Llama):
             return completion
         return completion.completion(echo=self._text(prompt) if echo else "")
 
+    def count_tokens(self, text: str) -> int:
+        return len(self.vocabulary.tokenize(text.encode(), True))
+
     def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            return self.tokenize(prompt.encode(), add_bos=self._model.add_bos_token(), special=True) or [
-                self.token_bos()
-            ]
+            text, bos = prompt.encode(), self.vocabulary.bos
+            self.vocabulary.check_fits(text)
+            tokens = [] if bos is None else [bos]
+            return tokens + self.vocabulary.tokenize(text, True) or [self.token_bos()]
         self._check_tokens(prompt)
         return list(prompt)
 
@@ -235,11 +244,6 @@ class BatchedLlama(llama_cpp.Llama):
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", "replace")
 
-    def _grammar(self, grammar: llama_cpp.llama_grammar.LlamaGrammar | str) -> Grammar:
-        if isinstance(grammar, str):
-            return Grammar(self._model, grammar)
-        return Grammar(self._model, grammar._grammar, grammar._root)
-
 
 def _stop_strings(stop: str | SequenceOf[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) and stop else tuple(s for s in stop or () if s)
@@ -255,11 +259,6 @@ def _processor(processors: Any, tokens: list[int]) -> Callable[[Row], Row]:
 
 
 def _stopping(criteria: Any) -> Callable[[list[int]], bool] | None:
-    """The caller's own criteria, if there are any.
-
-    Chat templates always bring one that looks for the end-of-text token, which the engine does anyway.
-    """
-    own = [c for c in criteria or () if getattr(c, "__qualname__", "").split(".")[0] != "Jinja2ChatFormatter"]
-    if not own:
+    if not criteria:
         return None
-    return lambda tokens: any(c(np.asarray(tokens, np.intc), np.empty(0, np.single)) for c in own)
+    return lambda tokens: any(c(np.asarray(tokens, np.intc), np.empty(0, np.single)) for c in criteria)

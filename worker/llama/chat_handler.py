@@ -1,58 +1,103 @@
-"""The library's hook between `create_chat_completion` and `create_completion`."""
+"""`create_chat_completion`: the library's hook, and everything that a chat needs behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from worker.chat.template import ChatTemplate, Prompt
+from worker.chat import options
+from worker.chat.answer import Answer
+from worker.chat.completion import chat_completion, chat_completion_chunks
+from worker.chat.constraint import Constraint, Constraints
+from worker.chat.options import Chat, ToolChoice
+from worker.chat.prepare import prepare
+from worker.chat.template import ChatTemplate
 from worker.engine.stream import CompletionStream
-from worker.llama.library import llama_cpp
-from worker.protocol import ContextLengthExceeded
+from worker.protocol import ContextLengthExceeded, InvalidRequest
 
 
-class ChatStream:
-    """What `create_chat_completion(stream=True)` gives: the library's chat chunks for whoever iterates it,
-    and the completion underneath for an event loop, which must not block."""
+@dataclass(slots=True)
+class ChatStream(Answer):
+    """What `create_chat_completion(stream=True)` gives: OpenAI's chunks for whoever iterates it, and
+    `events()` for an event loop, which must not block."""
 
-    def __init__(self, completion: CompletionStream) -> None:
-        self.completion = completion
-        self._chunks: Any = llama_cpp.llama_chat_format._convert_completion_to_chat(completion, stream=True)  # type: ignore[arg-type]
+    model: str = ""
+    _chunks: Iterator[dict[str, Any]] | None = None
 
-    def __iter__(self) -> ChatStream:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> dict[str, Any]:
+        if self._chunks is None:
+            # Of the choices, not of this object: a cycle would keep their slots until it is collected.
+            self._chunks = chat_completion_chunks(self.choices, self.model)
         return next(self._chunks)
 
 
 class ChatHandler:
-    """Renders by the model's template, so that nobody forges a role; a `Prompt` is rendered already."""
+    """Renders by the model's template so that nobody forges a role, holds the answer to tools and formats,
+    and reads thinking and calls from what the model writes."""
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self.template = template
+    def __init__(self, template: ChatTemplate, constraints: Constraints) -> None:
+        self.template, self.constraints = template, constraints
 
     def __call__(
         self,
         *,
-        llama: llama_cpp.Llama,
+        llama: Any,
         messages: Sequence[Mapping[str, Any]],
         stream: bool = False,
+        n: int = 1,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = None,
+        parallel_tool_calls: bool = True,
+        response_format: Mapping[str, Any] | None = None,
+        reasoning_effort: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        functions: Any = None,
+        function_call: Any = None,
         logprobs: bool | None = None,
         top_logprobs: int | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **options: Any,
-    ) -> Any:
-        for only_for_other_handlers in ("functions", "function_call", "tool_choice", "response_format"):
-            options.pop(only_for_other_handlers, None)
-        prompt = messages if isinstance(messages, Prompt) else self.template.prompt(messages, tools)
-        alternatives = (top_logprobs or 0) if logprobs else None
-        try:
-            completion: Any = llama.create_completion(
-                prompt.tokens, stream=stream, logprobs=alternatives, **options
-            )
-        except ContextLengthExceeded as error:
-            raise error.of("messages") from None
-        if stream:
-            return ChatStream(completion)
-        return llama_cpp.llama_chat_format._convert_completion_to_chat(completion, stream=False)
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        grammar: Constraint | None = None,
+        **sampling: Any,
+    ) -> ChatStream | dict[str, Any]:
+        """OpenAI's parameters of these names; the rest goes to `create_completion` as it is.
+
+        Raises InvalidRequest, ContextLengthExceeded, Overloaded or WorkerFailed before anything is computed.
+        """
+        if functions or function_call:
+            raise InvalidRequest("'functions' are deprecated: send them as 'tools'.", "functions")
+        chat = Chat(
+            messages,
+            options.tool_use(tools, tool_choice, parallel_tool_calls),
+            options.response_format(response_format),
+            reasoning_effort,
+            chat_template_kwargs or {},
+        )
+        prepared = prepare(chat, self.template, self.constraints)
+        model = sampling.get("model") or llama.model_path
+        answer = ChatStream(llama.count_tokens, prepared.ignored, num_each=n, model=model)
+        with answer.aborted_on_error():
+            for index in range(n):
+                completion = _create_completion(
+                    llama,
+                    prepared.prompt.tokens,
+                    grammar=prepared.constraint or grammar,
+                    logprobs=(top_logprobs or 0) if logprobs else None,
+                    max_tokens=max_tokens,
+                    seed=None if seed is None else seed + index,  # choices differ, and repeat
+                    **sampling,
+                )
+                answer.add(completion, prepared.reader(index))
+        return answer if stream else chat_completion(answer, model)
+
+
+def _create_completion(llama: Any, tokens: list[int], **arguments: Any) -> CompletionStream:
+    try:
+        completion: CompletionStream = llama.create_completion(tokens, stream=True, **arguments)
+    except ContextLengthExceeded as error:
+        raise error.of("messages") from None
+    return completion

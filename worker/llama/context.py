@@ -6,14 +6,16 @@ A slot is one of llama.cpp's sequence ids. Everything here belongs to the engine
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.engine.runner import Chunk, DecodeError, Logits
+from worker.engine.runner import Chunk, DecodeError, Logits, State
 from worker.llama.library import llama_cpp
+from worker.llama.slot_memory import SlotMemory
 
 # ctypes' CDLL lets go of the GIL around every call, and getting it back can take a whole switch interval
 # (5 ms) when another thread is busy. Calls that return in microseconds go through PyDLL, which keeps it.
@@ -32,23 +34,17 @@ _seq_rm = _quick_call(
 )
 _seq_cp = _quick_call("llama_memory_seq_cp", None, ctypes.c_void_p, *[ctypes.c_int32] * 4)
 _seq_pos_max = _quick_call("llama_memory_seq_pos_max", ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)
+_seq_pos_min = _quick_call("llama_memory_seq_pos_min", ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)
 _state_size = _quick_call("llama_state_seq_get_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int32)
-_state_get = _quick_call(
-    "llama_state_seq_get_data",
-    ctypes.c_size_t,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int32,
+# States are copied with the GIL let go of: that takes milliseconds.
+_state_get, _state_set = (
+    llama_cpp.llama_cpp._lib[name] for name in ("llama_state_seq_get_data", "llama_state_seq_set_data")
 )
-_state_set = _quick_call(
-    "llama_state_seq_set_data",
-    ctypes.c_size_t,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int32,
-)
+for _function in (_state_get, _state_set):
+    _function.restype = ctypes.c_size_t
+    _function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32)
+
+PLAIN = SlotMemory(fixed=0, by_token=0, by_window_token=0, window=0, can_truncate=True)
 
 
 class LlamaRunner:
@@ -56,7 +52,8 @@ class LlamaRunner:
 
     Not unified, every slot has its own stream of cells: attention reads only its own, but llama_decode
     computes only *consecutive* slots together, so idle slots between active ones get a throw-away token
-    (a recurrent model's do not: its state cannot give a token back).
+    (a recurrent model's do not: its state cannot give a token back). Layers that see a window have cells for
+    little more than that.
     Unified, all slots share one pool: copies cost nothing, attention scans everybody's cells.
     """
 
@@ -69,7 +66,7 @@ class LlamaRunner:
         n_batch: int,
         n_threads: int,
         kv_unified: bool = False,
-        recurrent: bool = False,
+        slot_memory: SlotMemory = PLAIN,
         n_ubatch: int = 512,
         type_k: int | None = None,
         type_v: int | None = None,
@@ -79,19 +76,21 @@ class LlamaRunner:
         self.context_length = context_length
         self.max_batch = max(n_batch, num_slots)
         self.copies_are_free = kv_unified
-        self._fills_holes = not (kv_unified or recurrent)
+        self.keeps_every_position = slot_memory.can_truncate and not slot_memory.window
+        self._slot_memory = slot_memory
+        self._fills_holes = slot_memory.can_truncate and not kv_unified
         self.num_dummy_tokens = 0
         self._model = model  # keeps the weights alive
-        num_sequences = num_slots + 1 if kv_unified else num_slots  # unified: one more to hold what is saved
         params = params or llama_cpp.llama_context_default_params()
         params.n_ctx = context_length * num_slots
         # A full batch may still be given a throw-away token for each idle slot; llama.cpp aborts the process
         # where a batch is larger than this.
         params.n_batch = self.max_batch + num_slots
         params.n_ubatch = min(n_ubatch, self.max_batch)
-        params.n_seq_max = num_sequences
+        params.n_seq_max = num_slots
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = kv_unified
+        params.swa_full = kv_unified  # a cell that sequences share is never taken back by llama.cpp
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
         if type_k is not None:
@@ -106,7 +105,6 @@ class LlamaRunner:
         self._memory = llama_cpp.llama_get_memory(self._ctx)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(model.vocab)
         self._lengths = [0] * num_slots
-        self._num_saved = 0
         self._allocate_batch()
 
     def _allocate_batch(self) -> None:
@@ -150,7 +148,7 @@ class LlamaRunner:
         self.num_dummy_tokens += len(dummies)
         if status != 0:
             for chunk in chunks:
-                _seq_rm(self._memory, chunk.slot, self._lengths[chunk.slot], -1)
+                self._take_back(chunk.slot)
             raise DecodeError(f"llama_decode returned {status}")
         for chunk in chunks:
             self._lengths[chunk.slot] += len(chunk.tokens)
@@ -190,51 +188,34 @@ class LlamaRunner:
 
     def truncate(self, slot: int, length: int) -> None:
         if length < self._lengths[slot]:
-            _seq_rm(self._memory, slot, length, -1)
+            if not _seq_rm(self._memory, slot, length or -1, -1):
+                raise RuntimeError(f"slot {slot} cannot be cut down to {length} tokens")
             self._lengths[slot] = length
 
+    def shortest(self, slot: int) -> int:
+        return self._shortest(self._lengths[slot], _seq_pos_min(self._memory, slot))
+
+    def shortest_copy(self, slot: int) -> int:
+        return self.shortest(slot) if self.copies_are_free else self._shortest_saved(slot)
+
     def copy(self, source: int, target: int, length: int) -> None:
-        if self.copies_are_free:
-            _seq_rm(self._memory, target, -1, -1)
-            _seq_cp(self._memory, source, target, 0, length)
-            self._lengths[target] = length
-        else:
-            # llama_memory_seq_cp would copy the whole stream, used or not; a state is as long as its tokens.
-            self.load(self.save(source), target, length)
+        _seq_rm(self._memory, target, -1, -1)
+        _seq_cp(self._memory, source, target, 0, length)
+        self._lengths[target] = length
 
-    def swap(self, left: int, right: int) -> None:
-        lengths = self._lengths[left], self._lengths[right]
-        states = [
-            self.save(slot) if length else None for slot, length in zip((left, right), lengths, strict=True)
-        ]
-        for slot, state, length in zip((right, left), states, lengths, strict=True):
-            if state is None:
-                self.truncate(slot, 0)
-            else:
-                self.load(state, slot, length)
-
-    def save(self, slot: int) -> Any:
-        if self.copies_are_free:
-            if self._num_saved:
-                raise RuntimeError("a unified cache keeps one saved prefix")
-            self._num_saved = 1
-            _seq_cp(self._memory, slot, self.num_slots, 0, self._lengths[slot])
-            return self.num_slots
+    def save(self, slot: int) -> State:
         size = _state_size(self._ctx, slot)
-        state = ctypes.create_string_buffer(size)
-        if _state_get(self._ctx, state, size, slot) != size:
+        # Mapped, so that all of it goes back to the system when it is dropped.
+        data = memoryview(mmap.mmap(-1, size))
+        if _state_get(self._ctx, _address(data), size, slot) != size:
             raise RuntimeError(f"llama.cpp did not give the state of slot {slot}")
-        return state
+        return State(data, self._lengths[slot], self._shortest_saved(slot))
 
-    def load(self, state: Any, slot: int, length: int) -> None:
-        if self.copies_are_free:
-            _seq_rm(self._memory, slot, -1, -1)
-            _seq_cp(self._memory, state, slot, 0, length)
-        else:
-            if not _state_set(self._ctx, state, len(state), slot):
-                raise RuntimeError(f"llama.cpp did not take the state for slot {slot}")
-            _seq_rm(self._memory, slot, length, -1)
-        self._lengths[slot] = length
+    def load(self, state: State, slot: int, length: int) -> None:
+        if not _state_set(self._ctx, _address(state.data), state.data.nbytes, slot):
+            raise RuntimeError(f"llama.cpp did not take the state for slot {slot}")
+        self._lengths[slot] = state.length
+        self.truncate(slot, length)
 
     def length(self, slot: int) -> int:
         return int(_seq_pos_max(self._memory, slot)) + 1
@@ -244,6 +225,29 @@ class LlamaRunner:
             llama_cpp.llama_free(self._ctx)
             self._ctx = None
 
+    def _take_back(self, slot: int) -> None:
+        """Undo what a failed llama_decode may have left in a slot; all of it, where it cannot be cut."""
+        if not _seq_rm(self._memory, slot, self._lengths[slot] or -1, -1):
+            _seq_rm(self._memory, slot, -1, -1)
+            self._lengths[slot] = 0
+
+    def _shortest(self, length: int, first: int) -> int:
+        """`first` is the oldest position that is there."""
+        window = self._slot_memory.window
+        if not self._slot_memory.can_truncate or (first > 0 and not window):
+            return length
+        return 0 if first <= 0 else min(length, first + window - 1)
+
+    def _shortest_saved(self, slot: int) -> int:
+        """A state leaves out what the next token does not attend to."""
+        length, window = self._lengths[slot], self._slot_memory.window
+        first = _seq_pos_min(self._memory, slot)
+        return self._shortest(length, max(first, length - window) if window else first)
+
+
+def _address(data: memoryview) -> int:
+    return int(np.frombuffer(data, np.uint8).ctypes.data)
+
 
 MIB = 1024 * 1024
 # More do not raise the throughput, and on two cores a stream of 48 is already no faster than one reads.
@@ -252,24 +256,31 @@ MAX_SLOTS = 48
 RESERVED_MB = 512
 
 
-def kv_bytes_per_token(model: Any) -> int:
-    """What one token takes in the KV cache, at 16 bits a value."""
-    handle = model.model
-    head_size = llama_cpp.llama_model_n_embd(handle) // llama_cpp.llama_model_n_head(handle)
-    metadata = model.metadata()
-    architecture = metadata.get("general.architecture", "")
-    key = int(metadata.get(f"{architecture}.attention.key_length", head_size))
-    value = int(metadata.get(f"{architecture}.attention.value_length", head_size))
-    heads = llama_cpp.llama_model_n_head_kv(handle)
-    return int(llama_cpp.llama_model_n_layer(handle) * heads * (key + value) * 2)
+# What may be used beside the model goes to slots, but for this share: a conversation without a slot takes as
+# much memory as it is long, a slot always its whole context.
+CACHE_SHARE = 0.25
+CACHE_MB = 512  # where nobody said how much memory there is
 
 
-def choose_num_slots(model: Any, context_length: int, memory_mb: int | None, wanted: int | None) -> int:
-    """As many sequences as are wanted, or MAX_SLOTS, where memory has room for them."""
+def divide_memory(
+    model: Any,
+    slot_bytes: int,
+    memory_mb: int | None,
+    num_slots: int | None = None,
+    cache_mb: int | None = None,
+) -> tuple[int, int]:
+    """How many sequences run at a time, and how many MiB keep conversations that have lost their slots.
+
+    `num_slots` and `cache_mb` are what is wanted; slots that were asked for go before a cache that was not.
+    """
     if memory_mb is None:
-        return wanted or 8
-    room = memory_mb * MIB - model.size() - RESERVED_MB * MIB
-    return int(max(1, min(wanted or MAX_SLOTS, room // (kv_bytes_per_token(model) * context_length))))
+        return num_slots or 8, CACHE_MB if cache_mb is None else cache_mb
+    room = max(0, (memory_mb - RESERVED_MB) * MIB - model.size())
+    cache = room * CACHE_SHARE if cache_mb is None else cache_mb * MIB
+    if cache_mb is None and num_slots is not None:
+        cache = min(cache, max(0, room - num_slots * slot_bytes))
+    fitting = int((room - cache) // slot_bytes)
+    return max(1, min(num_slots or MAX_SLOTS, fitting)), int(cache / MIB)
 
 
 def _slot(chunk: Chunk) -> int:

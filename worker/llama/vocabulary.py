@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from worker.chat.control_tokens import SHOWN
 from worker.llama.library import llama_cpp
+from worker.llama.tokenizer import Tokenizer
 
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 
@@ -15,15 +16,19 @@ _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNO
 class LlamaVocabulary:
     """The model's own pieces, fetched once each; control tokens but `shown` have empty ones."""
 
-    def __init__(self, model: Any, shown: frozenset[str] = SHOWN) -> None:
-        self._model, self._shown = model, shown
+    def __init__(self, model: Any, shown: frozenset[str] = SHOWN, context_length: int | None = None) -> None:
+        """`check_fits` refuses text that is certain to be longer than `context_length` tokens."""
+        self._shown = shown
         self._vocab = model.vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes] = {}
-        self._ends = frozenset(t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, t))
+        self._attributes = [llama_cpp.llama_vocab_get_attr(self._vocab, token) for token in range(self.size)]
+        self._ends = {t for t in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, t)}
         bos, eos = model.token_bos(), model.token_eos()
         self.bos = bos if bos != -1 and model.add_bos_token() else None
         self.bos_text, self.eos_text = self._text_or_none(bos), self._text_or_none(eos)
+        self.stripping = frozenset(self._texts_with(llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP))
+        self._tokenizer = Tokenizer(self._vocab, context_length)
 
     def piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)
@@ -34,9 +39,16 @@ class LlamaVocabulary:
     def is_end(self, token: int) -> bool:
         return token in self._ends
 
-    def tokenize(self, text: bytes, special: bool) -> list[int]:
-        tokens: list[int] = self._model.tokenize(text, add_bos=False, special=special)
-        return tokens
+    def add_ends(self, texts: Iterable[str]) -> None:
+        """Control tokens at which an answer ends too, such as those that begin the next role."""
+        wanted = frozenset(texts)
+        self._ends |= {token for token in self._tokens_with(_CONTROL) if self._text(token) in wanted}
+
+    def tokenize(self, text: bytes, special: bool, *, continued: bool = False) -> list[int]:
+        return self._tokenizer.tokenize(text, special, continued=continued)
+
+    def check_fits(self, text: bytes) -> None:
+        self._tokenizer.check_fits(text)
 
     def control_tokens(self) -> Sequence[str]:
         return self._texts_with(_CONTROL)
@@ -45,11 +57,10 @@ class LlamaVocabulary:
         return self._texts_with(llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
 
     def _texts_with(self, attributes: int) -> list[str]:
-        return [
-            self._text(token)
-            for token in range(self.size)
-            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & attributes
-        ]
+        return [self._text(token) for token in self._tokens_with(attributes)]
+
+    def _tokens_with(self, attributes: int) -> list[int]:
+        return [token for token, has in enumerate(self._attributes) if has & attributes]
 
     def _text(self, token: int) -> str:
         return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")

@@ -64,23 +64,6 @@ def slow_type_notice(path: Path, metadata: Mapping[str, str]) -> str | None:
     )
 
 
-# What a model's author may recommend, by llama.cpp's keys (enum llama_model_meta_key in llama.h).
-SAMPLING_KEYS: Mapping[str, tuple[str, type[int] | type[float]]] = {
-    "general.sampling.temp": ("temperature", float),
-    "general.sampling.top_k": ("top_k", int),
-    "general.sampling.top_p": ("top_p", float),
-    "general.sampling.min_p": ("min_p", float),
-    "general.sampling.penalty_repeat": ("repeat_penalty", float),
-}
-
-
-def recommended_sampling(metadata: Mapping[str, str]) -> dict[str, float]:
-    """The model's own sampling parameters, by the names of SamplingParams' fields; often there are none."""
-    return {
-        name: kind(float(metadata[key])) for key, (name, kind) in SAMPLING_KEYS.items() if key in metadata
-    }
-
-
 def models_in(folder: Path) -> dict[str, Path]:
     """The GGUF files below `folder` by the name that clients send: the file's stem, or where two files share
     it, their path without the ending. The further parts of a split model are left out."""

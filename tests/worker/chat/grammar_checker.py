@@ -1,14 +1,18 @@
-"""Asks llama.cpp itself what a grammar lets through, with the default model's vocabulary and no weights."""
+"""What a constraint lets through, token by token, with the default model's vocabulary and no weights."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.util
 import random
 from pathlib import Path
 
+import numpy as np
+
+from worker.chat.constraint import Constraint, Constraints
 from worker.llama.library import llama_cpp
+from worker.llama.token_table import read_token_table
+from worker.llama.vocabulary import LlamaVocabulary
 from worker.models import default
 
 
@@ -22,48 +26,51 @@ def vocabulary() -> llama_cpp.Llama:
     return llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
 
 
-class GrammarChecker:
-    """One grammar, walked token by token."""
+@functools.cache
+def constraints() -> Constraints:
+    model = vocabulary()._model
+    return Constraints(lambda: read_token_table(model, LlamaVocabulary(model)))
 
-    def __init__(self, grammar: str) -> None:
-        self._llama = vocabulary()
-        vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
-        self._sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
-        assert self._sampler, f"llama.cpp cannot read this grammar:\n{grammar}"
+
+class GrammarChecker:
+    """One constraint, walked token by token."""
+
+    def __init__(self, constraint: Constraint | str) -> None:
+        """A constraint, or a grammar to make one of."""
+        self._start = constraints().compile(constraint) if isinstance(constraint, str) else constraint
 
     def accepts(self, text: str) -> bool:
         """Whether `text` is a whole sentence of the grammar."""
-        llama_cpp.llama_sampler_reset(self._sampler)
-        for token in self._llama.tokenize(text.encode(), add_bos=False, special=False):
-            if not self._allowed([token]):
+        constraint = self._start.copy()
+        for token in vocabulary().tokenize(text.encode(), add_bos=False, special=False) if text else []:
+            if not constraint.allows(token):
                 return False
-            llama_cpp.llama_sampler_accept(self._sampler, token)
-        return bool(self._allowed([self._llama.token_eos()]))
+            constraint.accept(token)
+        return _may_end(constraint)
 
     def random_sentence(self, seed: int, max_tokens: int = 2000) -> str:
         """What a model that knows nothing but this grammar would write."""
-        llama_cpp.llama_sampler_reset(self._sampler)
-        choose, eos, text = random.Random(seed), self._llama.token_eos(), ""
+        constraint, choose, written = self._start.copy(), random.Random(seed), b""
         for _ in range(max_tokens):
-            allowed = self._allowed([eos, *_byte_tokens()])
-            assert allowed, f"the grammar leads into a dead end after {text!r}"
-            token = eos if eos in allowed else choose.choice(allowed)
-            if token == eos:
-                return text
-            text += self._llama.detokenize([token]).decode()
-            llama_cpp.llama_sampler_accept(self._sampler, token)
-        raise AssertionError(f"no end after {max_tokens} tokens: {text[:200]!r}")
+            written += vocabulary().detokenize(constraint.forced())
+            if _may_end(constraint):
+                return written.decode()
+            allowed = _allowed(constraint)
+            short = [token for token in _byte_tokens() if token in allowed]
+            token = choose.choice(short or sorted(allowed))
+            constraint.accept(token)
+            written += vocabulary().detokenize([token])
+        raise AssertionError(f"no end after {max_tokens} tokens: {written[:200]!r}")
 
-    def close(self) -> None:
-        llama_cpp.llama_sampler_free(self._sampler)
 
-    def _allowed(self, tokens: list[int]) -> list[int]:
-        data = (llama_cpp.llama_token_data * len(tokens))()
-        for slot, token in zip(data, tokens, strict=True):
-            slot.id, slot.logit = token, 0.0
-        candidates = llama_cpp.llama_token_data_array(data, len(tokens), -1, False)
-        llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(candidates))
-        return [token for token, slot in zip(tokens, data, strict=True) if slot.logit == 0.0]
+def _may_end(constraint: Constraint) -> bool:
+    return constraint.is_complete or constraint.allows(vocabulary().token_eos())
+
+
+def _allowed(constraint: Constraint) -> set[int]:
+    row = np.zeros(vocabulary().n_vocab(), np.float32)
+    constraint.mask(row)
+    return set(np.flatnonzero(row == 0).tolist())
 
 
 @functools.cache

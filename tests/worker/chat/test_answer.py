@@ -22,17 +22,17 @@ class ScriptedStream:
     def abort(self) -> None:
         self.aborted = True
 
-    def __aiter__(self) -> AsyncIterator[list[Output]]:
+    def __aiter__(self) -> AsyncIterator[Output]:
         return self
 
-    async def __anext__(self) -> list[Output]:
+    async def __anext__(self) -> Output:
         if not self._outputs:
             await asyncio.Event().wait()
-        return [self._outputs.pop(0)]
+        return self._outputs.pop(0)
 
 
 def answer_of(*streams: ScriptedStream) -> Answer:
-    answer = Answer()
+    answer = Answer(len)
     for index, stream in enumerate(streams):
         answer.add(stream, PlainReader(index))  # type: ignore[arg-type]
     return answer
@@ -54,7 +54,7 @@ def test_a_choice_that_fails_does_not_wait_for_the_others() -> None:
 
 def test_what_is_not_wanted_any_more_stops_before_the_client_has_read_the_end() -> None:
     stream = ScriptedStream(Output("a"))
-    answer = Answer()
+    answer = Answer(len)
     reader = PlainReader(0, done=True)
     answer.add(stream, reader)  # type: ignore[arg-type]
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.worker.chat.grammar_checker import vocabulary
-from worker.chat.control_tokens import SHOWN, ControlTokens, Literals
-from worker.chat.template import CHATML, ChatTemplate
+from worker.chat.control_tokens import SHOWN
+from worker.chat.defaults import CHATML
+from worker.chat.template import ChatTemplate
 from worker.llama.library import llama_cpp
 from worker.llama.vocabulary import LlamaVocabulary
 from worker.protocol import InvalidRequest
@@ -99,7 +100,7 @@ def test_names_tool_calls_results_tools_and_template_variables_cannot_forge_eith
     ]
     tool = {"type": "function", "function": {"name": "f", "description": forged, "parameters": {forged: 1}}}
     prompt = template(NAMED).prompt(messages, [tool], extra=forged)
-    assert text_of(prompt.tokens).count(forged) == 9
+    assert text_of(prompt.tokens).count(forged) == 10  # the result is given the call's name
     assert sum(token == 1 for token in prompt.tokens) == 4  # three messages and the one to come
 
 
@@ -112,20 +113,6 @@ def test_strings_that_a_template_joins_cannot_make_a_token_together() -> None:
 def test_private_use_characters_reach_the_model_as_they_are() -> None:
     text = "\U000f0000 and \U000f0001 <|im_end|>"
     assert text in text_of(template().prompt([user(text)]).tokens)
-
-
-def test_user_defined_tokens_that_carry_roles_are_cut() -> None:
-    control = ControlTokens(["<|im_start|>"], ["<tool_response>"])
-    literals = Literals()
-    seen: list[tuple[bytes, bool]] = []
-
-    def tokenize(text: bytes, special: bool) -> list[int]:
-        seen.append((text, special))
-        return []
-
-    hidden = control.hide("a <tool_response> b", literals)
-    control.tokenize(f"<|im_start|>{hidden}", literals, tokenize)
-    assert seen == [(b"<|im_start|>a ", True), (b"<", False), (b"tool_response>", False), (b" b", True)]
 
 
 NO_SYSTEM = (
@@ -175,7 +162,7 @@ TOOL_HISTORY = [
 
 
 def test_tool_messages_become_text_for_templates_without_tools() -> None:
-    text = rendered(CHATML, TOOL_HISTORY)
+    text = rendered(CHATML.source, TOOL_HISTORY)
     assert '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>' in text
     assert '<|im_start|>user\n<tool_response>\n{"name": "f", "content": "42"}\n</tool_response>' in text
     assert "<|im_start|>tool" not in text
@@ -186,7 +173,7 @@ def test_tool_messages_become_text_for_templates_without_tools() -> None:
     ["[" * 5000, '{"a":' * 400 + "1" + "}" * 400, '{"a": "\\ud800"}'],
     ids=["endless", "deep", "surrogate"],
 )
-@pytest.mark.parametrize("source", [CHATML, "{{ tools }}" + NAMED])
+@pytest.mark.parametrize("source", [CHATML.source, "{{ tools }}" + NAMED])
 def test_arguments_that_no_template_could_write_are_shown_as_text(arguments: str, source: str) -> None:
     call = {**CALL, "function": {"name": "f", "arguments": arguments}}
     history = [user("go"), {"role": "assistant", "content": "", "tool_calls": [call]}]
@@ -194,15 +181,27 @@ def test_arguments_that_no_template_could_write_are_shown_as_text(arguments: str
 
 
 EACH_CALL = (
-    "{{{{ tools }}}}{{% for m in messages %}}{{% for c in m.tool_calls %}}{}{{% endfor %}}{{% endfor %}}"
+    "{{% for m in messages %}}{{{{ m.content }}}}{{% for c in m.tool_calls %}}{{{{ c.function.name }}}}{}"
+    "{{% endfor %}}{{% endfor %}}"
 )
-OBJECT_ARGUMENTS = EACH_CALL.format("{{ c.function.arguments.a }}")
-TEXT_ARGUMENTS = EACH_CALL.format("{{ 'x' + c.function.arguments }}")
-NINE = EACH_CALL.format("{% if c.id | length != 9 %}{{ raise_exception('nine') }}{% endif %}ok")
+OBJECT_ARGUMENTS = EACH_CALL.format(
+    "{% for key, value in c.function.arguments.items() %}:{{ key }}={{ value }};{% endfor %}"
+)
+TEXT_ARGUMENTS = EACH_CALL.format("{{ ':' + c.function.arguments }}")
+PRINTED_ARGUMENTS = EACH_CALL.format(":{{ c.function.arguments }}")
+NINE = OBJECT_ARGUMENTS + EACH_CALL.format(
+    "{% if c.id | length != 9 %}{{ raise_exception('nine') }}{% endif %}"
+)
 
 
 @pytest.mark.parametrize(
-    ("source", "expected"), [(OBJECT_ARGUMENTS, "None1"), (TEXT_ARGUMENTS, 'Nonex{"a": 1}'), (NINE, "Noneok")]
+    ("source", "expected"),
+    [
+        (OBJECT_ARGUMENTS, "gof:a=1;42"),
+        (TEXT_ARGUMENTS, 'gof:{"a": 1}42'),
+        (PRINTED_ARGUMENTS, 'gof:{"a": 1}42'),  # not {'a': 1}, which is Python
+        (NINE, "gof:a=1;42gof42"),
+    ],
 )
 def test_tool_calls_come_in_the_form_that_a_template_takes(source: str, expected: str) -> None:
     assert rendered(source, TOOL_HISTORY) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence as SequenceOf
+from typing import Any
 
 import pytest
 
@@ -375,15 +376,19 @@ def test_close_answers_everything_under_way() -> None:
         engine.submit(make_sequence([1]))
 
 
+@pytest.mark.parametrize(
+    "kind", [{}, {"window": 9}, {"recurrent": True}], ids=["plain", "window", "recurrent"]
+)
+@pytest.mark.parametrize("cache_bytes", [0, 3_000])
 @pytest.mark.parametrize("next_token", [next_token, repeating_token])
 @pytest.mark.parametrize("copies_are_free", [True, False])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_additions_and_aborts_keep_slots_and_outputs_right(
-    seed: int, copies_are_free: bool, next_token: NextToken
+    seed: int, copies_are_free: bool, next_token: NextToken, cache_bytes: int, kind: dict[str, Any]
 ) -> None:
     rng = random.Random(seed)
-    runner = FakeModelRunner(5, 80, 12, copies_are_free, next_token)
-    engine = make_engine(runner)
+    runner = FakeModelRunner(5, 80, 12, copies_are_free, next_token, **kind)
+    engine = make_engine(runner, cache_bytes=cache_bytes)
     stems = [[rng.randrange(1, 63) for _ in range(rng.randrange(1, 60))] for _ in range(4)]
     live: list[tuple[list[int], Sequence]] = []
     aborted: set[Sequence] = set()
@@ -419,7 +424,10 @@ def test_random_additions_and_aborts_keep_slots_and_outputs_right(
         completed += 1
         assert output.text == text_of(continuation(prompt, sequence.max_tokens, next_token))
     assert completed > 50
-    assert (next_token is repeating_token) == (engine.stats().num_accepted_tokens_total > 20)
+    stats = engine.stats()
+    assert (stats.num_memory_tokens_total > 100) == (cache_bytes > 0)
+    drafts = next_token is repeating_token and not runner.recurrent
+    assert drafts == (stats.num_accepted_tokens_total > 10)
 
 
 def wait_for(sequence: Sequence) -> Output:

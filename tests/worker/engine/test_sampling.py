@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.worker.engine.fake_runner import VOCABULARY_SIZE, LetterVocabulary
+from tests.worker.engine.fake_runner import VOCABULARY_SIZE, Forcing, LetterVocabulary
 from worker.engine.sampling import (
     Row,
     Sampled,
@@ -136,10 +136,11 @@ def test_a_row_without_a_possible_token_fails_by_itself() -> None:
     assert isinstance(bad, Exception)
 
 
-class OnlyUpTo:
+class OnlyUpTo(Forcing):
     """A constraint that forbids all tokens from `end` on, and remembers what it accepted."""
 
     def __init__(self, end: int) -> None:
+        super().__init__()
         self.end, self.accepted = end, list[int]()
 
     def allows(self, token: int) -> bool:
@@ -159,14 +160,6 @@ def test_a_constraint_that_leaves_nothing_is_an_error_of_the_request(options: di
     [failed] = sample(random_row(1, VOCABULARY_SIZE)[None], [sampler], LetterVocabulary())
     assert isinstance(failed, InvalidRequest)
     assert constraint.accepted == []
-
-
-def test_a_constraint_that_takes_ever_longer_ends_its_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.engine.sampling.MAX_CONSTRAINT_SECONDS", 0.0)
-    sampler = Sampler(SamplingParams(), OnlyUpTo(5))
-    [failed] = sample(random_row(1, VOCABULARY_SIZE)[None], [sampler], LetterVocabulary())
-    assert isinstance(failed, InvalidRequest)
-    assert "too many ways" in str(failed)
 
 
 def test_a_chooser_that_learns_from_its_draws_sees_only_what_is_allowed() -> None:
@@ -226,6 +219,17 @@ def test_penalties_forget_what_is_long_past() -> None:
     assert tokens == [0, 1, 2, 0, 1]
 
 
+def test_penalties_count_what_was_forced() -> None:
+    sampler = Sampler(SamplingParams(temperature=0, presence_penalty=2.0), Forcing([3, 3]))
+    assert sampler.forced() == [3, 3]
+    row = np.array([0, 0, 1, 2], np.float32)
+    assert sample_row(row, sampler, LetterVocabulary()).token == 2
+
+
+def test_nothing_is_forced_where_every_tokens_log_probability_is_wanted() -> None:
+    assert Sampler(SamplingParams(logprobs=0), Forcing([3])).forced() == []
+
+
 def test_bias_moves_the_choice() -> None:
     row = np.array([4.0, 3.0, 2.0], np.float32)
     for bias, token in (({2: 3.0}, 2), ({0: -100.0}, 1)):
@@ -245,10 +249,11 @@ def test_log_probabilities_are_the_models_own() -> None:
     assert [t.logprob for t in sampled.logprob.top] == pytest.approx(np.sort(expected)[::-1][:3], abs=1e-4)
 
 
-class OnlyEven:
+class OnlyEven(Forcing):
     """A constraint that counts how often it had to mask everything."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.num_masked = 0
         self.accepted: list[int] = []
 

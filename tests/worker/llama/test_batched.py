@@ -8,19 +8,23 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from worker.chat.constraint import ConstraintError
 from worker.engine.runner import Chunk
 from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
 from worker.llama.context import (
+    CACHE_MB,
     MAX_SLOTS,
+    MIB,
+    PLAIN,
     RESERVED_MB,
     LlamaRunner,
-    choose_num_slots,
-    kv_bytes_per_token,
+    divide_memory,
 )
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
@@ -78,12 +82,21 @@ def open_stream(llama: BatchedLlama, text: str, **kwargs: Any) -> CompletionStre
     return stream
 
 
+def skip_where_rounding_varies(llama: BatchedLlama) -> None:
+    if llama.engine.runner.copies_are_free:
+        pytest.skip("a unified cache rounds by where in it a sequence's cells happen to be")
+
+
 def test_batched_answers_equal_serial_ones(llama: BatchedLlama, stock: llama_cpp.Llama) -> None:
-    """Batches round differently, so a near-tie may fall the other way: one answer in eight may."""
+    """Batches round differently, so a near-tie may fall the other way: one answer in eight may.
+
+    Three where all share one cache, which rounds by where in it a sequence's cells happen to be as well.
+    """
+    near_ties = 3 if llama.engine.runner.copies_are_free else 1
     with ThreadPoolExecutor(8) as pool:
         batched = list(pool.map(lambda question: ask(llama, question), QUESTIONS))
     serial = [ask(stock, question) for question in QUESTIONS]
-    assert sum(b == s for b, s in zip(batched, serial, strict=True)) >= len(QUESTIONS) - 1
+    assert sum(b == s for b, s in zip(batched, serial, strict=True)) >= len(QUESTIONS) - near_ties
     assert all(b[:10] == s[:10] for b, s in zip(batched, serial, strict=True))
 
 
@@ -122,6 +135,7 @@ def test_completions_have_the_librarys_shape(llama: BatchedLlama, stock: llama_c
 
 
 def test_streamed_chunks_add_up_to_the_whole(llama: BatchedLlama) -> None:
+    skip_where_rounding_varies(llama)
     whole: Any = llama.create_completion(prompt(llama, "Clouds are"), max_tokens=12, **GREEDY)
     chunks = list(open_stream(llama, "Clouds are", max_tokens=12, **GREEDY))
     assert "".join(c["choices"][0]["text"] for c in chunks) == whole["choices"][0]["text"]
@@ -130,26 +144,29 @@ def test_streamed_chunks_add_up_to_the_whole(llama: BatchedLlama) -> None:
 
 
 def test_seeds_repeat(llama: BatchedLlama) -> None:
+    skip_where_rounding_varies(llama)
     options: Any = {"temperature": 1.0, "max_tokens": 12}
     assert ask(llama, "Tell a story.", seed=5, **options) == ask(llama, "Tell a story.", seed=5, **options)
     assert ask(llama, "Tell a story.", **options) != ask(llama, "Tell a story.", **options)
 
 
 def test_grammars_hold(llama: BatchedLlama) -> None:
-    grammar = r'root ::= "{\"cloud\": \"" [a-z]{1,12} "\"}"'
+    grammar = llama.constraints.compile(r'start: "{\"cloud\": \"" /[a-z]{1,12}/ "\"}"')
     for temperature in (0.0, 1.5):
         answer = ask(llama, "Name a cloud.", grammar=grammar, temperature=temperature, max_tokens=40)
         assert set(json.loads(answer)) == {"cloud"}
-    with pytest.raises(InvalidRequest):
-        ask(llama, "Name a cloud.", grammar="root ::= (")
+    with pytest.raises(InvalidRequest, match=r"constraints\.compile"):
+        ask(llama, "Name a cloud.", grammar="start: /a/")
+    with pytest.raises(ConstraintError):
+        llama.constraints.compile("start: (")
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_grammar_without_a_way_on_ends_its_own_request(llama: BatchedLlama, temperature: float) -> None:
-    """llama.cpp ends the process when it has to accept a token that its grammar forbids."""
-    for grammar in (r"root ::= [^\x00-\U0010FFFF]", r'root ::= "a" [^\x00-\U0010FFFF]'):
-        with pytest.raises(InvalidRequest, match="dead end"):
-            ask(llama, "Name a cloud.", grammar=grammar, temperature=temperature)
+    grammar = llama.constraints.compile("start: /((a{0,20}){0,20}){0,20}b/")  # which takes ever longer
+    bias = {token: -100.0 for token in range(llama.vocabulary.size) if b"b" in llama.vocabulary.piece(token)}
+    with pytest.raises(InvalidRequest, match="cannot be held any longer"):
+        ask(llama, "Say a.", grammar=grammar, temperature=temperature, logit_bias=bias, max_tokens=400)
     assert llama.alive
 
 
@@ -211,10 +228,9 @@ def test_generation_ends_with_the_context(llama: BatchedLlama) -> None:
 def test_many_async_consumers_share_one_batch(llama: BatchedLlama) -> None:
     async def read(number: int) -> str:
         text = ""
-        async for outputs in open_stream(llama, f"Count from {number}:", max_tokens=10, **GREEDY):
-            for output in outputs:
-                assert output.error is None
-                text += output.text
+        async for output in open_stream(llama, f"Count from {number}:", max_tokens=10, **GREEDY):
+            assert output.error is None
+            text += output.text
         return text
 
     async def read_all() -> list[str]:
@@ -267,7 +283,7 @@ def test_dropping_the_librarys_chat_stream_frees_its_slot(llama: BatchedLlama) -
 
 
 def test_pinned_prefix_survives_other_work() -> None:
-    llama = BatchedLlama(str(default_model()), n_ctx=256, num_slots=1)
+    llama = BatchedLlama(str(default_model()), n_ctx=256, num_slots=1, cache_mb=0)
     prefix = prompt(llama, f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n")
     llama.prefill_prefix(prefix)
     fresh = ask(llama, QUESTIONS[1])
@@ -288,26 +304,30 @@ def test_a_full_batch_has_room_for_the_holes_between_its_slots(llama: BatchedLla
 
 
 def test_no_token_is_thrown_away_where_a_state_could_not_give_it_back(llama: BatchedLlama) -> None:
-    for recurrent, thrown_away in ((False, 2), (True, 0)):
+    for can_truncate, thrown_away in ((True, 2), (False, 0)):
+        memory = replace(PLAIN, can_truncate=can_truncate)
         runner = LlamaRunner(
-            llama._model, num_slots=4, context_length=64, n_batch=32, n_threads=1, recurrent=recurrent
+            llama._model, num_slots=4, context_length=64, n_batch=32, n_threads=1, slot_memory=memory
         )
         assert len(runner.decode([Chunk(0, 0, [1], 1), Chunk(3, 0, [1], 1)])) == 2
         assert runner.num_dummy_tokens == thrown_away
         runner.close()
 
 
-def test_slots_follow_the_memory(llama: BatchedLlama) -> None:
-    model, context = llama._model, 8192
-    mib = 1024 * 1024
-    needed = RESERVED_MB + (model.size() + 3.5 * kv_bytes_per_token(model) * context) / mib
-    for_three = round(needed)
-    assert choose_num_slots(model, context, for_three, None) == 3
-    assert choose_num_slots(model, context, for_three, 9) == 3
-    assert choose_num_slots(model, context, for_three, 2) == 2
-    assert choose_num_slots(model, context, 256, None) == 1
-    assert choose_num_slots(model, context, 2**20, None) == MAX_SLOTS
-    assert choose_num_slots(model, context, None, 9) == 9
+def test_slots_and_cache_share_what_the_model_leaves(llama: BatchedLlama) -> None:
+    model, slot_bytes = llama._model, 100 * MIB
+    memory_mb = round(RESERVED_MB + model.size() / MIB + 1050)
+    slots, cache_mb = divide_memory(model, slot_bytes, memory_mb)
+    assert slots == 7
+    assert cache_mb == pytest.approx(262, abs=1)
+    assert divide_memory(model, slot_bytes, memory_mb, 2) == (2, cache_mb)
+    assert divide_memory(model, slot_bytes, memory_mb, 9)[1] == pytest.approx(150, abs=1)
+    assert divide_memory(model, slot_bytes, memory_mb, 99) == (10, 0)
+    assert divide_memory(model, slot_bytes, memory_mb, 99, 550) == (5, 550)
+    assert divide_memory(model, slot_bytes, memory_mb, None, 0) == (10, 0)
+    assert divide_memory(model, slot_bytes, 256) == (1, 0)
+    assert divide_memory(model, slot_bytes, 2**20)[0] == MAX_SLOTS
+    assert divide_memory(model, slot_bytes, None, 9) == (9, CACHE_MB)
 
 
 def test_slots_that_llama_cpp_cannot_make_are_refused_with_the_way_out() -> None:
@@ -338,6 +358,7 @@ def test_a_full_queue_and_a_closed_engine_refuse() -> None:
 
 
 def test_one_slot_without_prefix_reuse_is_the_plain_serial_twin(llama: BatchedLlama) -> None:
+    skip_where_rounding_varies(llama)
     plain = BatchedLlama(
         str(default_model()), n_ctx=512, num_slots=1, prefix_cache=False, prompt_lookup=False
     )
@@ -346,15 +367,18 @@ def test_one_slot_without_prefix_reuse_is_the_plain_serial_twin(llama: BatchedLl
     plain.close()
 
 
-@pytest.mark.parametrize(
-    "sampling", [{}, {"temperature": 0.5, "seed": 3}, {"grammar": 'root ::= ("la" " "?)+'}]
-)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.5, "seed": 3}, {"grammar": "start: /(la ?)+/"}])
 def test_drafts_are_taken_and_change_nothing(llama: BatchedLlama, sampling: Any) -> None:
+    skip_where_rounding_varies(llama)
     plain = BatchedLlama(str(default_model()), n_ctx=512, num_slots=1, prompt_lookup=False)
     prompt = "One, two, three, four, five. One, two, three, four, five. One, two,"
     options = {"max_tokens": 48, **GREEDY, "logprobs": 1, **sampling}
     before = llama.stats().num_accepted_tokens_total
-    answers: list[Any] = [each.create_completion(prompt, **options) for each in (llama, plain)]
+    answers: list[Any] = []
+    for each in (llama, plain):
+        if "grammar" in sampling:
+            options["grammar"] = each.constraints.compile(sampling["grammar"])
+        answers.append(each.create_completion(prompt, **options))
     drafted, expected = (answer["choices"][0] for answer in answers)
     assert llama.stats().num_accepted_tokens_total > before
     assert plain.stats().num_draft_tokens_total == 0

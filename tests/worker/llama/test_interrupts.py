@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+IMPORTS = """
+import sys
+from pathlib import Path
+
+from worker.llama.interrupts import ctrl_c_exits
+"""
 IN_A_CALLBACK = """
 import ctypes, threading
 
@@ -35,8 +41,8 @@ def compute():
 def test_ctrl_c_ends_what_computes_in_c(tmp_path: Path, program: str) -> None:
     partial = tmp_path / "partial"
     partial.touch()
-    call = "from worker.llama.interrupts import ctrl_c_exits\nwith ctrl_c_exits(Path(sys.argv[1]).unlink): compute()"
-    command = [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{program}\n{call}", str(partial)]
+    call = "with ctrl_c_exits(Path(sys.argv[1]).unlink): compute()"
+    command = [sys.executable, "-c", f"{IMPORTS}\n{program}\n{call}", str(partial)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -13,12 +13,12 @@ import pytest
 
 from tests.worker.models.fake_hub import TINY_GGUF, serving_hub
 from worker.llama.library import llama_cpp
+from worker.llama.recommended import recommended_sampling
 from worker.models.default import default_model
 from worker.models.files import (
     ModelFileError,
     check_model_file,
     models_in,
-    recommended_sampling,
     slow_type_notice,
 )
 from worker.models.quantize import quantize

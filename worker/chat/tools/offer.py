@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worker.chat.grammar.gbnf import Grammar, either, literal
-from worker.chat.grammar.json_schema import SchemaGrammar
-from worker.chat.grammar.schema_algebra import SchemaError
-from worker.chat.grammar.schema_check import check_nesting
-from worker.protocol import InvalidRequest, Tool, ToolUse
+from worker.chat.constraint import Constraints
+from worker.chat.options import Tool, ToolUse
+from worker.chat.schema.document import SchemaError, check_nesting
+from worker.chat.schema.enforceable import Schema, enforceable, json_rule
+from worker.protocol import InvalidRequest
 
 MAX_CALLS = 8  # in one answer that has to call; small models would go on for ever
 
@@ -66,29 +66,44 @@ def definition(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def calls_rule(grammar: Grammar, use: ToolUse, form: CallFormat) -> str:
-    """One call, or several where that is wanted, of any tool on offer, with arguments by its schema."""
-    call = grammar.add("call", either(_call(grammar, tool, form) for tool in use.tools))
-    more = f" ({literal(form.between)} {call}){{0,{MAX_CALLS - 1}}}" if use.parallel else ""
-    return grammar.add("calls", f"{literal(form.begin)} {call}{more} {literal(form.end)}")
+def call_rules(use: ToolUse, form: CallFormat, constraints: Constraints) -> list[str]:
+    """Lark's rule `calls`, and those it needs: one call, or several if that is wanted, of any tool on offer.
+
+    Raises InvalidRequest for a strict tool whose parameters cannot be enforced.
+    """
+    written = constraints.written
+    more = f"({written(form.between)} call){{0,{MAX_CALLS - 1}}}" if use.parallel else ""
+    return [
+        f"calls: {written(form.begin)} call {more} {written(form.end)}",
+        f"call: {' | '.join(f'call_{i}' for i in range(len(use.tools)))}",
+        *(f"call_{i}: {json_rule(_call(tool, form))}" for i, tool in enumerate(use.tools)),
+    ]
 
 
 def check_strict(use: ToolUse) -> None:
     """Raises InvalidRequest for a strict tool that cannot be enforced, even if no call is forced."""
-    grammar = Grammar()
     for tool in use.tools:
         if tool.strict:
-            _arguments(grammar, tool)
+            _arguments(tool)
 
 
-def _call(grammar: Grammar, tool: Tool, form: CallFormat) -> str:
-    head = f'{{"name": {json.dumps(tool.name)}, "{form.arguments_key}": '
-    return grammar.add("tool", f'{literal(head)} {_arguments(grammar, tool)} "}}"')
+def _call(tool: Tool, form: CallFormat) -> Schema:
+    """A call as JSON. Its name is no text before the arguments: that might be read as more than itself."""
+    arguments = _arguments(tool)
+    definitions = arguments.pop("$defs", {})
+    properties = {"name": {"const": tool.name}, form.arguments_key: arguments}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
 
 
-def _arguments(grammar: Grammar, tool: Tool) -> str:
+def _arguments(tool: Tool) -> Schema:
     try:
-        return SchemaGrammar(grammar, _schema(tool), lenient=not tool.strict).root()
+        return enforceable(_schema(tool), lenient=not tool.strict)
     except SchemaError as error:
         raise _invalid(tool, f"cannot be enforced: {error}") from error
 

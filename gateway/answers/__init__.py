@@ -1,0 +1,1 @@
+"""The life of an answer, whole or streamed, whatever its API."""

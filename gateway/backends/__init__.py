@@ -1,0 +1,1 @@
+"""How the gateway reaches a worker: in this process, or on Modal."""

@@ -1,0 +1,24 @@
+"""The worker in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from worker.llama.interrupts import ctrl_c_exits
+from worker.service import Worker, load_llama
+from worker.settings import WorkerSettings
+
+
+@contextlib.contextmanager
+def local_worker(settings: WorkerSettings) -> Iterator[Worker]:
+    """A backend with its model loaded, which is freed on leaving. Raises ModelFileError.
+
+    Ctrl-C while the model loads ends the process at once.
+    """
+    with ctrl_c_exits():
+        worker = Worker(load_llama(settings), settings)
+    try:
+        yield worker
+    finally:
+        worker.close()

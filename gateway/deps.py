@@ -1,0 +1,61 @@
+"""What every route is handed: the backend and settings that the app was built with."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from gateway.backends.base import Backend
+from gateway.errors import model_not_found
+from gateway.settings import GatewaySettings
+from worker.protocol import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """`stopping` is set when the server is told to stop."""
+
+    backend: Backend
+    settings: GatewaySettings
+    stopping: asyncio.Event
+
+    async def model(self, name: str) -> ModelInfo:
+        """The served model of that name. Raises a 404 that lists the served ones."""
+        models = await self.backend.models()
+        for model in models:
+            if model.id == name:
+                return model
+        raise model_not_found(name, [model.id for model in models])
+
+    async def grace_is_over(self) -> None:
+        """Return when the server is stopping and answers under way have had their time to finish."""
+        await self.stopping.wait()
+        await asyncio.sleep(self.settings.shutdown_grace_seconds)
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+GatewayDep = Annotated[Gateway, Depends(_gateway)]
+
+
+class Exchange:
+    """One request under way: its id, the gateway that answers it, and the client that may leave."""
+
+    def __init__(self, request: Request, gateway: GatewayDep) -> None:
+        self.id: str = request.state.request_id
+        self.gateway = gateway
+        self._receive = request.receive
+
+    async def disconnected(self) -> None:
+        """Return when the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+ExchangeDep = Annotated[Exchange, Depends()]

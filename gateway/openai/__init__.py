@@ -1,0 +1,1 @@
+"""OpenAI's APIs, one folder each; beside them what they share."""

@@ -1,0 +1,167 @@
+"""The messages of a chat, as requests bring them and as the chat template takes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gateway.errors import missing, unsupported
+from gateway.json_body import PlainOr, StrictBody
+from gateway.openai.chat.constraints import FUNCTIONS_ONLY, CustomOr, CustomTool
+
+
+class TextPart(StrictBody):
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(StrictBody):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class MediaPart(StrictBody):
+    """Images, audio and files: understood, and refused by name where the model takes text only."""
+
+    type: Literal["image_url", "input_audio", "file"]
+
+
+Part = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
+Content = PlainOr[str, Annotated[list[Part], Field(min_length=1)]]
+
+
+class SystemMessage(StrictBody):
+    role: Literal["system", "developer"]
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(StrictBody):
+    role: Literal["user"]
+    content: Content
+    name: str | None = None
+
+
+class FunctionCall(StrictBody):
+    name: str
+    arguments: PlainOr[str, dict[str, Any]]
+
+
+class ToolCall(StrictBody):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class AssistantMessage(StrictBody):
+    role: Literal["assistant"]
+    content: PlainOr[str, list[Part]] | None = None
+    refusal: str | None = None
+    name: str | None = None
+    tool_calls: list[CustomOr[ToolCall]] | None = None
+    function_call: FunctionCall | None = None
+    reasoning_content: str | None = None
+
+
+class ToolMessage(StrictBody):
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str | None = None
+
+
+class FunctionMessage(StrictBody):
+    role: Literal["function"]
+    content: str | None
+    name: str
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage,
+    Field(discriminator="role"),
+]
+
+
+def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The chat template's own form: a role that templates know, and content as one text.
+
+    Raises a 400 for what is not text, and for results of which it is not clear what they answer.
+    """
+    translated: list[dict[str, Any]] = []
+    unanswered: set[str] = set()
+    for i, message in enumerate(messages):
+        plain = _message(message, f"messages[{i}]")
+        if plain["role"] == "assistant":
+            unanswered = {call["id"] for call in plain.get("tool_calls", ())}
+        elif plain["role"] == "tool":
+            plain["tool_call_id"] = plain["tool_call_id"] or _only(unanswered, f"messages[{i}].tool_call_id")
+            unanswered.discard(plain["tool_call_id"])
+        translated.append(plain)
+    return translated
+
+
+def _only(call_ids: Collection[str], param: str) -> str:
+    """The id that a result may leave out, because one call alone waits for it."""
+    if len(call_ids) != 1:
+        raise missing(param)
+    (call_id,) = call_ids
+    return call_id
+
+
+def _message(message: Message, where: str) -> dict[str, Any]:
+    content = _text(message.content, f"{where}.content")
+    match message:
+        case AssistantMessage():
+            return _assistant(message, content, where)
+        case ToolMessage():
+            return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
+        case FunctionMessage():
+            return {"role": "tool", "content": content, "name": message.name, "tool_call_id": message.name}
+        case SystemMessage():
+            return {"role": "system", "content": content, **_name(message.name)}
+        case _:
+            return {"role": "user", "content": content, **_name(message.name)}
+
+
+def _assistant(message: AssistantMessage, content: str, where: str) -> dict[str, Any]:
+    translated = {"role": "assistant", "content": content or message.refusal or "", **_name(message.name)}
+    if message.reasoning_content:
+        translated["reasoning_content"] = message.reasoning_content
+    calls = []
+    for i, call in enumerate(message.tool_calls or []):
+        if isinstance(call, CustomTool):
+            raise unsupported(f"{where}.tool_calls[{i}]", FUNCTIONS_ONLY)
+        calls.append(_call(call.id, call.function))
+    if message.function_call:
+        calls.append(_call(message.function_call.name, message.function_call))
+    return {**translated, "tool_calls": calls} if calls else translated
+
+
+def _call(call_id: str, function: FunctionCall) -> dict[str, Any]:
+    arguments = function.arguments
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    call = {"name": function.name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": call}
+
+
+def _name(name: str | None) -> dict[str, str]:
+    return {"name": name} if name else {}
+
+
+def _text(content: str | Sequence[Part] | None, where: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(_part_text(part, f"{where}[{i}]") for i, part in enumerate(content))
+
+
+def _part_text(part: Part, where: str) -> str:
+    match part:
+        case TextPart():
+            return part.text
+        case RefusalPart():
+            return part.refusal
+        case _:
+            raise unsupported(where, f"this model takes text only, not '{part.type}'.")

@@ -1,0 +1,87 @@
+"""Chat completions as they come in: every parameter is honoured, reported as ignored, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from gateway.json_body import StrictBody
+from gateway.openai.chat.constraints import ResponseFormat, ToolFields, response_format, tool_use
+from gateway.openai.chat.messages import Content, Message, template_messages
+from gateway.openai.marks import Hint, Refused, refuse_unsupported
+from gateway.openai.sampling import SamplingFields, TokenLimit, ignored, sampling_params
+from worker.protocol import ChatRequest
+
+TEXT_ONLY = 'these models answer in text only. Leave it out or send ["text"].'
+
+JSONObject = dict[str, Any]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
+
+
+class Prediction(StrictBody):
+    type: Literal["content"]
+    content: Content
+
+
+class ChatCompletionRequest(SamplingFields, ToolFields):
+    """All 37 parameters of OpenAI's reference, and llama.cpp's own."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: TokenLimit | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: JSONObject | None = None
+    metadata: Annotated[dict[str, str] | None, Hint()] = None
+    safety_identifier: Annotated[Annotated[str, Field(max_length=64)] | None, Hint()] = None
+    prompt_cache_key: Annotated[str | None, Hint()] = None
+    prompt_cache_retention: Annotated[Literal["in_memory", "in-memory", "24h"] | None, Hint()] = None
+    prompt_cache_options: Annotated[JSONObject | None, Hint()] = None
+    service_tier: Annotated[ServiceTier | None, Hint()] = None
+    verbosity: Annotated[Literal["low", "medium", "high"] | None, Hint()] = None
+    prediction: Annotated[Prediction | None, Hint()] = None
+    store: Annotated[bool | None, Hint()] = None
+    audio: Annotated[JSONObject | None, Refused("these models answer in text only.")] = None
+    modalities: Annotated[list[Literal["text", "audio"]] | None, Refused(TEXT_ONLY, unless=["text"])] = None
+    web_search_options: Annotated[JSONObject | None, Refused("this server has no access to the web.")] = None
+    moderation: Annotated[JSONObject | None, Refused("this server does not moderate.")] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("it is only allowed when 'logprobs' is true")
+        return value
+
+
+def chat_request(body: ChatCompletionRequest, request_id: str) -> ChatRequest:
+    """Raises APIError for what cannot be honoured."""
+    refuse_unsupported(body)
+    use = tool_use(body)
+    return ChatRequest(
+        request_id=request_id,
+        model=body.model,
+        messages=template_messages(body.messages),
+        sampling=sampling_params(
+            body,
+            max_tokens=body.max_completion_tokens or body.max_tokens,
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        ),
+        n=body.n or 1,
+        stream=bool(body.stream),
+        tools=use.tools,
+        tool_choice=use.choice,
+        parallel_tool_calls=use.parallel,
+        response_format=response_format(body.response_format),
+        reasoning_effort=body.reasoning_effort or None,
+        template_kwargs=body.chat_template_kwargs or {},
+    )
+
+
+def ignored_parameters(body: ChatCompletionRequest, request: ChatRequest) -> Iterable[str]:
+    yield from ignored(body)
+    if body.parallel_tool_calls is not None and not request.tools:
+        yield "parallel_tool_calls"

@@ -1,0 +1,1 @@
+"""Text completions, OpenAI's legacy API."""

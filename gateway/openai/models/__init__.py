@@ -1,0 +1,1 @@
+"""The models that may be asked for."""

@@ -1,0 +1,1 @@
+"""JSON Schemas of clients, made fit for llguidance."""
