@@ -50,6 +50,8 @@ class Comparison:
     runs: dict[tuple[Load, str], list[Summary]] = field(default_factory=lambda: defaultdict(list))
     bare: dict[Load, list[float]] = field(default_factory=lambda: defaultdict(list))
 
+    settings: dict[tuple[Load, str], str] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         self.file = RunFile(self.name)
         self.instruction_sets = {peer.name: peer.instruction_sets() for peer in self.peers}
@@ -66,6 +68,7 @@ class Comparison:
 
     def add(self, load: Load, peer: str, summary: Summary, setup: Setup) -> None:
         self.runs[load, peer].append(summary)
+        self.settings[load, peer] = setup.label
         print(report.row(load.name, peer, summary), flush=True)
         self.file.add(load=load.name, peer=peer, setup=setup.label, **dataclasses.asdict(summary))
 
@@ -102,6 +105,7 @@ class Comparison:
         return {
             "hardware": hardware(),
             "instruction_sets": self.instruction_sets,
+            "settings": {f"{load.name}: {peer}": label for (load, peer), label in self.settings.items()},
             "loads": report.as_json(results, ceilings),
             "plot": plot and str(plot),
         }

@@ -36,7 +36,7 @@ class Setup:
     def label(self) -> str:
         """What tuning chooses, in words."""
         pool = f" of {self.kv_tokens} tokens" if self.kv_tokens else ""
-        return f"{self.slots} slots{' unified' * self.kv_unified}{pool}"
+        return f"{self.slots or 'its own'} slots{' unified' * self.kv_unified}{pool}"
 
 
 @dataclass(frozen=True, slots=True)

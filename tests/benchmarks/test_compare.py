@@ -69,6 +69,7 @@ def test_a_comparison_reports_medians_ratios_and_instruction_sets(
     assert (load["ours"]["runs"], load["ours"]["requests"], load["ours"]["errors"]) == (2, 4, 0)
     assert load["ratios"]["other"]["tokens_per_s"] > 0
     assert document["instruction_sets"] == {"ours": "SSE3 AVX2", "other": "SSE3 AVX2"}
+    assert document["settings"] == {"2 clients: ours": "its own slots", "2 clients: other": "its own slots"}
     assert json.loads((cache / "test.json").read_text()) == document
 
 
