@@ -79,13 +79,15 @@ class ChatVocabulary(Protocol):
     """What the chat needs to know of a model's tokens.
 
     `bos` is None where prompts do not begin with one; texts are "" where the vocabulary has no such token.
-    Behind a token of `stripping` white space is dropped.
+    Behind a token of `stripping` white space is dropped. No prompt is longer than `context_length` tokens, if
+    that is known.
     """
 
     bos: int | None
     bos_text: str
     eos_text: str
     stripping: frozenset[str]
+    context_length: int | None
 
     def tokenize(self, text: bytes, special: bool, *, continued: bool = False) -> list[int]:
         """Token ids; control tokens are recognised in `text` only with `special`.

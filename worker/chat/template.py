@@ -16,7 +16,7 @@ from worker.chat.messages import Message, with_argument_objects
 from worker.chat.messages import normalized as normalized_messages
 from worker.chat.tools.definitions import TOOL_VARIABLES, tool_variables
 from worker.chat.tools.definitions import normalized as normalized_tools
-from worker.protocol import InvalidRequest
+from worker.protocol import ContextLengthExceeded, InvalidRequest
 
 # What the server itself hands to a template; clients may set everything else.
 RESERVED = frozenset(
@@ -98,8 +98,12 @@ class ChatTemplate:
     ) -> Prompt:
         """The prompt, in which nothing that a client wrote is a control token.
 
-        Raises InvalidRequest with the template's own words if it refuses every form of the conversation.
+        Raises InvalidRequest with the template's own words if it refuses every form of the conversation, and
+        ContextLengthExceeded without much work for one that is certain to be too long.
         """
+        length = self._vocabulary.context_length
+        if length is not None and len(messages) > length:  # each is a token at least
+            raise ContextLengthExceeded(length, len(messages), "messages")
         if tools and self.for_tools is not self:
             return self.for_tools.prompt(messages, tools, **template_kwargs)
         texts, hide = normalized_messages(messages), self._control.hide
@@ -107,7 +111,10 @@ class ChatTemplate:
         hidden = hide(texts), hide(with_argument_objects(texts))
         offered = hide(normalized_tools(tools)) if tools else []
         rendered = self._rendered(*hidden, offered, hide(template_kwargs))
-        tokens = self._with_bos(self._control.tokenize(rendered.text, self._vocabulary))
+        try:
+            tokens = self._with_bos(self._control.tokenize(rendered.text, self._vocabulary))
+        except ContextLengthExceeded as error:
+            raise error.of("messages") from None
         return Prompt(rendered.text, tokens, self.source, rendered.tells_tools)
 
     @cached_property
