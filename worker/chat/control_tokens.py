@@ -259,7 +259,8 @@ def _is_structural(user_defined: str, template: str) -> bool:
 def _edges(token: str) -> str:
     """Its first and last character, where these are marks that stand for nothing else in JSON or in words."""
     token = token.strip()
-    return "".join(char for char in (token[0], token[-1]) if not char.isalnum() and char not in _QUOTES)
+    ends = token[:1] + token[-1:]
+    return "".join(char for char in ends if not char.isalnum() and char not in _QUOTES)
 
 
 def _insides(token: str) -> Iterator[str]:
