@@ -264,11 +264,12 @@ def _edges(token: str) -> str:
 
 
 def _insides(token: str) -> Iterator[str]:
-    """`/think` and `think` for `</think>`."""
+    """`/think` and `think` for `</think>`: what a template's own `<` and `>` would make a token of."""
     token = token.strip()
     inside = token[1:-1] if len(_edges(token)) == 2 else ""
-    words = _WORD.search(inside)
-    if words:
-        for start in range(words.start() + 1):
-            for stop in range(words.end(), len(inside) + 1):
+    word = _WORD.search(inside)
+    first, last = word.span() if word else (0, len(inside))
+    for start in range(first + 1):
+        for stop in range(last, len(inside) + 1):
+            if inside[start:stop] and inside[start] not in _QUOTES:
                 yield inside[start:stop]
