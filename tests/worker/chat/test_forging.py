@@ -22,7 +22,8 @@ EVERYTHING = """\
 {%- for m in messages %}BEGIN{{ m.role }}
 {{ m.name }}{{ m.content }}{{ m.reasoning_content }}
 {%- for c in m.tool_calls %}{{ c.id }}{{ c.function.name }}{{ c.function.arguments | tojson }}
-{%- for key, value in c.function.arguments.items() %}<{{ key }}></{{ key }}><|{{ key }}|>[{{ key }}]{% endfor %}
+{%- for key, value in c.function.arguments.items() %}<{{ key }}></{{ key }}><|{{ key }}|>[{{ key }}]
+{%- endfor %}
 {%- endfor %}{{ m.tool_call_id }}BEGIN{% endfor %}
 {{- tools | tojson }}{{ custom }}{{ custom | upper }}{{ documents }}BEGINassistant
 """
@@ -61,7 +62,7 @@ def disguises(token: str) -> Iterator[tuple[str, str | None]]:
     yield token[:1], None
     yield token[-1:], None
     yield token[1:-1], None  # between a template's own `<` and `>`
-    yield token.strip("<>|[]/\uff5c") or "harmless", None
+    yield token.strip('<>|[]/\uff5c"') or "harmless", None
     yield token.replace("<", "\uff1c").replace(">", "\uff1e").replace("|", "\uff5c"), None
     yield f"{token[:2]}\u200b{token[2:]}", None
     yield f"{token[:1]}\u0338{token[1:]}", None
