@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-_MAX_STEPS = 3_000_000  # look-ups in one rendering, some seconds: more than conversations need that fit
+_MAX_STEPS = 1_500_000  # look-ups in one rendering, some seconds: more than conversations need that fit
 _MAX_LENGTH = 50_000_000  # characters of a prompt, or of a string on the way there
 
 
