@@ -81,7 +81,7 @@ class BatchedLlama(llama_cpp.Llama):
             self._model, slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
         )
         self.vocabulary = LlamaVocabulary(self._model, context_length=self.context_length)
-        self.constraints = Constraints(partial(read_token_table, self._model))
+        self.constraints = Constraints(partial(read_token_table, self._model, self.vocabulary))
         if self.chat_handler is None:
             template = choose_template(self.metadata, self.vocabulary, chat_template)
             self.chat_handler = ChatHandler(template, self.constraints)  # type: ignore[assignment]

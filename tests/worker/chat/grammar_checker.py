@@ -12,6 +12,7 @@ import numpy as np
 from worker.chat.constraint import Constraint, Constraints
 from worker.llama.library import llama_cpp
 from worker.llama.token_table import read_token_table
+from worker.llama.vocabulary import LlamaVocabulary
 from worker.models import default
 
 
@@ -27,7 +28,8 @@ def vocabulary() -> llama_cpp.Llama:
 
 @functools.cache
 def constraints() -> Constraints:
-    return Constraints(lambda: read_token_table(vocabulary()._model))
+    model = vocabulary()._model
+    return Constraints(lambda: read_token_table(model, LlamaVocabulary(model)))
 
 
 class GrammarChecker:

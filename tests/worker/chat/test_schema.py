@@ -334,11 +334,11 @@ def test_properties_come_in_the_schemas_order() -> None:
     assert not checker.accepts('{"a": null, "b": null}')
 
 
-def test_white_space_is_bounded() -> None:
-    checker = GrammarChecker(compiled({"type": "object"}))
-    assert checker.accepts('{\n  "a": [\n    1\n  ]\n}')
-    assert not checker.accepts('{\n\n\n"a": 1}')
-    assert not checker.accepts('{"a": 1}\n')
+def test_all_is_on_one_line_so_that_most_of_it_is_known_before_it_is_written() -> None:
+    checker = GrammarChecker(compiled(properties(a={"type": "null"}, b={"items": {"type": "null"}})))
+    assert checker.accepts('{"a": null, "b": [null, null]}')
+    for spaced in ('{"a":null, "b": []}', '{\n"a": null, "b": []}', '{"a": null, "b": [ ]}'):
+        assert not checker.accepts(spaced)
 
 
 UNENFORCEABLE: dict[str, tuple[Schema, str]] = {
@@ -369,6 +369,7 @@ UNENFORCEABLE: dict[str, tuple[Schema, str]] = {
         "'unevaluatedProperties'",
     ),
     "unevaluatedItems": ({"type": "array", "unevaluatedItems": False}, "'unevaluatedItems'"),
+    "characters that are dropped": ({"enum": ["ok", "hello\0there"]}, "'enum' has a control character"),
     "numbers that are not what they seem": ({"const": 9007199254740993}, "'const' has a number"),
     "bounds that are not what they seem": ({"type": "integer", "maximum": 2**64}, "'maximum' has a number"),
     "a schema inside another": (
@@ -429,6 +430,10 @@ UNENFORCEABLE: dict[str, tuple[Schema, str]] = {
                 {"properties": {"b": {}}, "type": "object"},
             ]
         },
+        "'oneOf' cannot be enforced where branches overlap",
+    ),
+    "overlapping though formats are about strings only": (
+        {"type": "array", "oneOf": [{"format": "ipv4"}, {"items": {}}]},
         "'oneOf' cannot be enforced where branches overlap",
     ),
     "two that are the same and recursive": (
@@ -622,12 +627,28 @@ def test_a_part_of_a_document_has_all_of_its_definitions() -> None:
     assert not checker.accepts("{}")
 
 
-def test_fixed_separators_leave_no_choice_between_values() -> None:
-    schema = enforceable(properties(a={"type": "null"}, b={"type": "array", "items": {"type": "null"}}))
-    checker = GrammarChecker(f"start: {json_rule(schema, fixed=True)}")
-    assert checker.accepts('{"a": null, "b": [null, null]}')
-    assert not checker.accepts('{"a":null,"b":[]}')
-    assert not checker.accepts('{"a": null, "b": [ null]}')
+@pytest.mark.parametrize(
+    ("schema", "begun", "goes_on"),
+    [
+        ({"type": "number"}, "1." + "0" * 19, True),
+        ({"type": "number"}, "1." + "0" * 20, False),
+        ({"type": "integer"}, "1" * 20, False),
+        ({"type": "array", "items": {"type": "integer"}}, "[12, " + "1" * 20, False),
+        ({"type": "string"}, '"' + "1" * 20, True),
+        ({"type": "string", "pattern": "^[0-9]{30}$"}, '"' + "1" * 20, True),
+        ({"const": 1e-25}, "0." + "0" * 22, True),
+    ],
+)
+def test_numbers_do_not_go_on_for_ever(schema: Schema, begun: str, goes_on: bool) -> None:
+    constraint = constraints().compile(compiled(schema))
+    for token in vocabulary().tokenize(begun.encode(), add_bos=False):
+        assert constraint.allows(token)
+        constraint.accept(token)
+    (zero,) = vocabulary().tokenize(b"0", add_bos=False)
+    row = np.zeros(vocabulary().n_vocab(), np.float32)
+    constraint.mask(row)
+    assert constraint.allows(zero) == np.isfinite(row[zero]) == goes_on
+    assert np.isfinite(row).any()
 
 
 def test_control_tokens_are_no_text() -> None:

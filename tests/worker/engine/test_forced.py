@@ -102,11 +102,12 @@ def test_an_end_that_is_forced_is_the_end() -> None:
     assert fetched(sequence) == Output("G", finish_reason="stop")
 
 
-def test_more_than_a_batch_is_computed_in_several() -> None:
+@pytest.mark.parametrize("others", [(), (5, 6)])
+def test_more_than_a_batch_is_computed_in_several(others: tuple[int, ...]) -> None:
     runner = FakeModelRunner(num_slots=3, context_length=200, max_batch=16)
     engine = make_engine(runner)
     long = [1 + i % 60 for i in range(50)]
-    others = [submit(engine, make_sequence([i], max_tokens=40)) for i in (5, 6)]
+    beside = [submit(engine, make_sequence([i], max_tokens=40)) for i in others]
     engine.step()
     sequence = submit(engine, make_sequence([1, 2], max_tokens=51, constraint=Forcing(long)))
     run(engine)
@@ -114,7 +115,7 @@ def test_more_than_a_batch_is_computed_in_several() -> None:
     assert fetched(sequence) == Output(
         text_of([*long, *forced_continuation([1, 2, *long], 1)]), finish_reason="length"
     )
-    for i, other in zip((5, 6), others, strict=True):
+    for i, other in zip(others, beside, strict=True):
         assert fetched(other) == Output(text_of(continuation([i], 40)), finish_reason="length")
 
 

@@ -16,12 +16,14 @@ from worker.chat.schema.rebuild import Rebuild
 LIMITS = LLParserLimits(
     max_items_in_row=20_000, step_max_items=200_000, max_grammar_size=100_000, verbose_errors=False
 )
-# With `u`, `{"\u0061": …}` would slip past the schema of a property named "a".
-OPTIONS = {"json_allowed_escapes": 'nrbtf\\"'}
-# Fixed, so that most of the text between two values is known before it is written.
-FIXED = {**OPTIONS, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-# Bounded, so that no model can idle in white space until its tokens run out.
-FREE = {**OPTIONS, "whitespace_pattern": r" |\n[ \t]{0,20}"}
+OPTIONS = {
+    # With `u`, `{"\u0061": …}` would slip past the schema of a property named "a".
+    "json_allowed_escapes": 'nrbtf\\"',
+    # Python's own spacing. Being fixed, most of the text between two values need not be written by the model.
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 LOCATING_SECONDS = 0.5
 _UNSATISFIABLE = "Unsatisfiable schema: "
 
@@ -53,9 +55,9 @@ def _lenient(document: Any, at: str) -> Schema:
     return {"type": "object"}
 
 
-def json_rule(schema: Schema, *, fixed: bool = False) -> str:
-    """Lark's expression for JSON by a schema that `enforceable` has made."""
-    return f"%json {_text(schema, FIXED if fixed else FREE)}"
+def json_rule(schema: Schema) -> str:
+    """Lark's expression for JSON, on one line, by a schema that `enforceable` has made."""
+    return f"%json {_text(schema)}"
 
 
 def _check(schema: Schema, rebuild: Rebuild) -> None:
@@ -74,12 +76,12 @@ def _check(schema: Schema, rebuild: Rebuild) -> None:
 
 def _error(schema: Schema) -> str:
     """What llguidance has against it; nothing, if it takes it."""
-    grammar = LLMatcher.grammar_from_json_schema(_text(schema, OPTIONS))
+    grammar = LLMatcher.grammar_from_json_schema(_text(schema))
     return LLMatcher.validate_grammar(grammar, limits=LIMITS)
 
 
-def _text(schema: Schema, options: dict[str, Any]) -> str:
-    return json.dumps({"x-guidance": options, **schema}, ensure_ascii=False)
+def _text(schema: Schema) -> str:
+    return json.dumps({"x-guidance": OPTIONS, **schema}, ensure_ascii=False)
 
 
 def _sentence(error: str, part: Schema) -> str:

@@ -11,5 +11,5 @@ _TIME = r"(([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0
 
 # llguidance's own know no leap years, and take every minute to have a leap second.
 PATTERNS = {"date": f"^{_DAY}$", "time": f"^{_TIME}$", "date-time": f"^{_DAY}T{_TIME}$"}
-# These it has itself.
-BUILT_IN = ("duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+# These it has itself. The longest string of each, so that no model can go on in one until its tokens run out.
+BUILT_IN = {"duration": 40, "email": 100, "hostname": 100, "ipv4": 15, "ipv6": 39, "uri": 300, "uuid": 36}

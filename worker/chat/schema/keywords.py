@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from worker.chat.schema.shapes import COUNTS, IN_PLACE, KEYWORDS_OF, TYPES, is_type
 
 _LARGEST = 2**63  # it computes with 64 bits
+_CONTROL = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 
 def modern(schema: dict[str, Any]) -> dict[str, Any]:
@@ -85,18 +87,20 @@ def _with_whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def is_exact(value: Any) -> bool:
-    """Whether all numbers in a JSON value are what they are in 64 bits of floating point."""
+def unfaithful(value: Any) -> str | None:
+    """What of a JSON value would be written as something else."""
     todo = [value]
     while todo:
         value = todo.pop()
         if is_type(value, "number") and not (abs(value) < _LARGEST and float(value) == value):
-            return False
+            return "a number that 64 bits of floating point do not hold"
+        if isinstance(value, str) and _CONTROL.search(value):
+            return "a control character, which can only be escaped as \\u"
         if isinstance(value, Mapping):
             todo += value.values()
         elif isinstance(value, list):
             todo += value
-    return True
+    return None
 
 
 def num_remainders(divisors: Sequence[Decimal]) -> int:

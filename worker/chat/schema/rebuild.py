@@ -24,7 +24,7 @@ MAX_PROPERTIES = 2_000
 MAX_PATTERNS = 50
 MAX_REMAINDERS = 10_000  # of as many states: 20,000,003 took 100 s
 
-_NUMBERS = {"const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_VALUES = {"const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,9 @@ class Rebuild:
             case _ if reason := self._unenforceable(keyword, value, kept):
                 self._refuse(place.at, reason)
             case "format" if value in PATTERNS:
-                yield "allOf", [{"type": "string", "pattern": PATTERNS[value]}]
+                yield "allOf", [{"pattern": PATTERNS[value]}]
+            case "format" if self.narrow:
+                yield "allOf", [{"format": value, "maxLength": BUILT_IN[value]}]
             case _:
                 yield keyword, value
 
@@ -207,8 +209,8 @@ class Rebuild:
                 return f"'{keyword}' cannot be enforced beside properties that may be left out"
             case "multipleOf" if self._num_remainders(value) > MAX_REMAINDERS:
                 return f"'multipleOf' cannot be enforced beyond {MAX_REMAINDERS}, or all of them multiplied"
-            case _ if keyword in _NUMBERS and not keywords.is_exact(value):
-                return f"'{keyword}' has a number that 64 bits of floating point do not hold"
+            case _ if keyword in _VALUES and (what := keywords.unfaithful(value)):
+                return f"'{keyword}' has {what}"
         return None
 
     def _num_remainders(self, multiple_of: float) -> int:

@@ -76,7 +76,7 @@ def call_rules(use: ToolUse, form: CallFormat, constraints: Constraints) -> list
     return [
         f"calls: {written(form.begin)} call {more} {written(form.end)}",
         f"call: {' | '.join(f'call_{i}' for i in range(len(use.tools)))}",
-        *(f"call_{i}: {json_rule(_call(tool, form), fixed=True)}" for i, tool in enumerate(use.tools)),
+        *(f"call_{i}: {json_rule(_call(tool, form))}" for i, tool in enumerate(use.tools)),
     ]
 
 
