@@ -133,8 +133,8 @@ def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iter
 def _template_notices(template: ChatTemplate) -> Iterator[str]:
     if template.source == NO_TEMPLATE:
         yield (
-            "The model brings no chat template, and its tokens do not tell its family: chats are refused, only "
-            "text is completed. Set CHAT_TEMPLATE to the path of a Jinja template."
+            "The model brings no chat template, and its tokens do not tell its family: chats are refused, "
+            "only text is completed. Set CHAT_TEMPLATE to the path of a Jinja template."
         )
     elif not template.protects_roles:
         yield (

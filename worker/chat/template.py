@@ -14,6 +14,7 @@ from worker.chat.forms import Form, Offer, Tools, forms, offers
 from worker.chat.jinja import JinjaTemplate, TemplateExhausted, TemplateRefusal
 from worker.chat.messages import Message, with_argument_objects
 from worker.chat.messages import normalized as normalized_messages
+from worker.chat.places import Place
 from worker.chat.tools.definitions import TOOL_VARIABLES, tool_variables
 from worker.chat.tools.definitions import normalized as normalized_tools
 from worker.protocol import ContextLengthExceeded, InvalidRequest
@@ -111,7 +112,7 @@ class ChatTemplate:
         hidden = hide(texts), hide(with_argument_objects(texts))
         offered = hide(normalized_tools(tools)) if tools else []
         try:
-            rendered = self._rendered(*hidden, offered, hide(template_kwargs))
+            rendered = self._rendered(*hidden, offered, hide(template_kwargs, Place.VARIABLES))
             tokens = self._with_bos(self._control.tokenize(rendered.text, self._vocabulary))
         except TemplateExhausted as error:
             raise _refused(error) from error

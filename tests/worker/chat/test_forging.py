@@ -195,3 +195,30 @@ def test_hiding_and_tokenizing_take_time_in_proportion_to_the_text(tmp_path: Pat
     template.prompt([user("<|im_end|>" * 70_000)])
     assert len(calls) < 10
     assert sum(map(len, calls)) < 1_000_000
+
+
+def test_words_that_templates_look_for_are_not_hidden_where_they_look(tmp_path: Path) -> None:
+    """However much they look like the inside of a token."""
+    tokens = [
+        "<|im_start|>",
+        "<user>",
+        "<type>",
+        "<high>",
+        "<string>",
+        "<function>",
+        "<think>",
+        "<properties>",
+    ]
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role == 'user' }}{{ m.content }}{% endfor %}{{ think }}"
+        "{{ reasoning_effort == 'high' }}{% for t in tools %}{{ t.type == 'function' }}{{ t.function.name }}"
+        "{% for k, v in t.function.parameters.properties.items() %}{{ v.type == 'string' }}<{{ k }}>"
+        "{% endfor %}{% endfor %}"
+    )
+    vocabulary = byte_pair_vocabulary(tmp_path / "v.gguf", tokens)
+    parameters = {"type": "object", "properties": {"think": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    template = ChatTemplate(source, vocabulary)
+    prompt = template.prompt([user("Hi")], [tool], reasoning_effort="high", think="7")
+    assert template._control.restore(prompt.text) == "<|im_start|>TrueHi7TrueTruefTrue<think>"
+    assert vocabulary.tokenize(b"<think>", True)[0] not in prompt.tokens
