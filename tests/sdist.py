@@ -19,7 +19,11 @@ import pytest
 
 _ROOT = Path(__file__).parent.parent
 _PIN = re.compile(r"^llama-cpp-python==(\S+) \\\n(?:    --hash=\S+(?: \\)?\n)+", re.MULTILINE)
-_WANTED = ("/models/", "/tests/test-chat.cpp")  # of llama.cpp's folder; the rest is code to compile
+_WANTED = (
+    "/models/",
+    "/tests/test-chat.cpp",
+    "/src/llama-vocab.cpp",
+)  # of llama.cpp's folder; the rest is code to compile
 
 
 @cache
@@ -27,7 +31,7 @@ def sdist_folder() -> Path:
     """llama.cpp's folder in the sdist. Skips the test where it is neither cached nor to be downloaded."""
     pin = _PIN.search((_ROOT / "constraints.txt").read_text())
     assert pin is not None
-    folder = _ROOT / ".cache" / f"llama_cpp_python-{pin[1]}"
+    folder = _ROOT / ".cache" / f"llama_cpp_python-{pin[1]}-{len(_WANTED)}"  # anew where more is wanted
     if not folder.exists():
         with tempfile.TemporaryDirectory() as temporary:
             _unpack(_download(pin[0], Path(temporary)), folder)
@@ -42,6 +46,12 @@ def template_files() -> list[Path]:
 def vocabulary_files() -> list[Path]:
     """GGUF files with a vocabulary and no weights; to be loaded with `vocab_only`."""
     return sorted((sdist_folder() / "models").glob("ggml-vocab-*.gguf"))
+
+
+def pre_tokenizers() -> list[str]:
+    """The values of `tokenizer.ggml.pre` that llama.cpp knows."""
+    source = (sdist_folder() / "src" / "llama-vocab.cpp").read_text()
+    return sorted(set(re.findall(r'tokenizer_pre == "([^"]+)"', source)))
 
 
 def _download(pin: str, folder: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from worker.chat.answer import Answer, PlainReader
 from worker.chat.choice import NoTemplate
+from worker.chat.defaults import NO_TEMPLATE
 from worker.chat.messages import with_system_prompt
 from worker.chat.template import ChatTemplate
 from worker.engine.stream import CompletionStream
@@ -125,8 +126,17 @@ def notices(settings: WorkerSettings, llama: BatchedLlama, on_gpu: bool) -> Iter
         )
     if slow_type := slow_type_notice(settings.model_path, llama.metadata):
         yield slow_type
-    handler = llama.chat_handler
-    if isinstance(handler, ChatHandler) and not handler.template.protects_roles:
+    if isinstance(llama.chat_handler, ChatHandler):
+        yield from _template_notices(llama.chat_handler.template)
+
+
+def _template_notices(template: ChatTemplate) -> Iterator[str]:
+    if template.source == NO_TEMPLATE:
+        yield (
+            "The model brings no chat template, and its tokens do not tell its family: chats are refused, "
+            "only text is completed. Set CHAT_TEMPLATE to the path of a Jinja template."
+        )
+    elif not template.protects_roles:
         yield (
             "The chat template marks roles by plain text, not by tokens of the model's vocabulary: whoever "
             "writes a message can write what looks like another role's. Do not rely on the system prompt "

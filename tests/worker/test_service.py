@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.worker.llama.tiny_models import write_tiny_model
 from worker.llama.cpu_variants import finds_gpu
 from worker.models.default import default_model
+from worker.models.files import ModelFileError
 from worker.service import load_llama, notices
 from worker.settings import WorkerSettings
 
@@ -28,6 +31,53 @@ def test_a_load_tells_each_setting_that_it_could_not_follow(caplog: pytest.LogCa
     assert memory.startswith("A memory of 880 MiB holds 1 sequences of 8192 tokens beside the model, not the")
     assert context.startswith("LLM_CTX=100000 is more than the model was trained for: a request has 8192 ")
     assert gpu.startswith("N_GPU_LAYERS=-1 has no effect: ")
+
+
+ROLES = "{% for m in messages %}{{ bos_token }}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+def tiny_settings(folder: Path, template: str | None, **settings: Any) -> WorkerSettings:
+    path = write_tiny_model("llama", folder, template=template)
+    return WorkerSettings(model_path=path, mem_mb=512, llm_slots=1, **settings)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (ROLES, None),
+        (ROLES + "{% for m in messages %}{% set x = '{}' | from_json %}{% endfor %}", None),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "marks roles by plain text"),
+        (None, "brings no chat template"),
+    ],
+)
+def test_a_load_tells_what_a_template_cannot_do(
+    template: str | None, told: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warnings = warnings_of(tiny_settings(tmp_path, template), caplog)
+    assert [told in warning for warning in warnings] == [True] if told else warnings == []
+
+
+def test_a_template_that_is_none_stops_the_start_unless_another_is_given(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelFileError, match=r"^The chat template in .* is not a Jinja template: line 1: .* CHAT"
+    ):
+        load_llama(tiny_settings(tmp_path, "{% for %}"))
+    given = tmp_path / "given.jinja"
+    given.write_text(ROLES)
+    load_llama(tiny_settings(tmp_path, "{% for %}", chat_template=given)).close()
+    given.write_text("{% for %}")
+    with pytest.raises(
+        ModelFileError, match=r"^CHAT_TEMPLATE=.*/given\.jinja is not a Jinja template: line 1: "
+    ):
+        load_llama(tiny_settings(tmp_path, ROLES, chat_template=given))
+
+
+@pytest.mark.parametrize(("name", "why"), [("missing.jinja", "No such file"), (".", "Is a directory")])
+def test_a_template_that_cannot_be_read_is_told_with_what_sets_it(
+    name: str, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelFileError, match=f"^CHAT_TEMPLATE=.* cannot be read: {why}"):
+        load_llama(tiny_settings(tmp_path, ROLES, chat_template=tmp_path / name))
 
 
 def test_what_nobody_asked_for_is_not_told() -> None:

@@ -32,7 +32,7 @@ def chat_template(
         return _compiled(own or for_tools or "", vocabulary, for_tools)
     family = defaults.family_of({*vocabulary.control_tokens(), *vocabulary.user_defined_tokens()})
     if family is None:
-        return ChatTemplate(defaults.NONE, vocabulary)
+        return ChatTemplate(defaults.NO_TEMPLATE, vocabulary)
     vocabulary.add_ends(family.tokens)
     return ChatTemplate(family.source, vocabulary)
 

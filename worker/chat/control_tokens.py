@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import Enum
 from itertools import pairwise
 from typing import Any, Protocol
 
+from worker.chat.places import Place, inner, looked_for
 from worker.chat.trie import any_of
 
 # Control tokens that tell where reasoning and tool calls begin and end; other parts of the worker read them.
@@ -41,51 +41,19 @@ _BARS = frozenset("|\uff5c")  # in tokens that are no words, nor HTML
 _WORD = re.compile(r"[^\W_].*[^\W_]|[^\W_]", re.DOTALL)
 
 
-class _Place(Enum):
-    """Where in a request a mapping stands, which decides what its keys may be to a template."""
-
-    MESSAGE = "message"  # or a tool, a call, a document
-    SCHEMA = "schema"
-    NAMES = "names"  # of the properties of a schema
-    ARGUMENTS = "arguments"
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# The words that templates look for, where they look for them; anything else is the client's own text.
-_KEYS = {
-    _Place.MESSAGE: _words(
-        "role content name text title tools tool_calls tool_call_id id type function description parameters "
-        "arguments strict response return reasoning_content reasoning thinking"
-    ),
-    _Place.SCHEMA: _words(
-        "type description properties required items prefixItems enum const anyOf oneOf allOf not default "
-        "format title nullable minimum maximum minLength maxLength minItems maxItems pattern "
-        "additionalProperties $ref $defs definitions examples"
-    ),
-    _Place.NAMES: _words(""),
-    _Place.ARGUMENTS: _words(""),
-}
-_VALUES = {
-    "role": _words("system developer user assistant tool function"),
-    "type": _words("function object array string number integer boolean null text"),
-}
-_INNER = {"arguments": _Place.ARGUMENTS, **dict.fromkeys(("parameters", "response", "return"), _Place.SCHEMA)}
-
-
 class ChatVocabulary(Protocol):
     """What the chat needs to know of a model's tokens.
 
     `bos` is None where prompts do not begin with one; texts are "" where the vocabulary has no such token.
-    Behind a token of `stripping` white space is dropped.
+    Behind a token of `stripping` white space is dropped. No prompt is longer than `context_length` tokens, if
+    that is known.
     """
 
     bos: int | None
     bos_text: str
     eos_text: str
     stripping: frozenset[str]
+    context_length: int | None
 
     def tokenize(self, text: bytes, special: bool, *, continued: bool = False) -> list[int]:
         """Token ids; control tokens are recognised in `text` only with `special`.
@@ -135,16 +103,15 @@ class ControlTokens:
             vocabulary.control_tokens(), (text for text in user_defined if _is_structural(text, template))
         )
 
-    def hide(self, value: Any, place: _Place = _Place.MESSAGE) -> Any:
+    def hide(self, value: Any, place: Place = Place.MESSAGE) -> Any:
         """`value` with stand-ins in all of its strings, however deep."""
         if isinstance(value, str):
             return self._hidden(value)
         if isinstance(value, Mapping):
-            known = _KEYS[place]
             return {
-                key if key in known else self.hide(key): item
-                if key in known and isinstance(item, str) and item in _VALUES.get(key, ())
-                else self.hide(item, _inner(place, key))
+                key if looked_for(place, key) else self.hide(key): item
+                if looked_for(place, key, item)
+                else self.hide(item, inner(place, key))
                 for key, item in value.items()
             }
         if isinstance(value, Sequence) and not isinstance(value, bytes):
@@ -231,19 +198,6 @@ class _Hidden(str):
         )
 
 
-def _inner(place: _Place, key: str) -> _Place:
-    """Where the value under `key` stands."""
-    match place:
-        case _Place.MESSAGE:
-            return _INNER.get(key, place)
-        case _Place.SCHEMA:
-            return _Place.NAMES if key in ("properties", "$defs", "definitions") else place
-        case _Place.NAMES:
-            return _Place.SCHEMA
-        case _Place.ARGUMENTS:
-            return place
-
-
 def _spans(pattern: re.Pattern[str] | None, text: str) -> list[tuple[int, int]]:
     return [match.span(1) for match in pattern.finditer(text)] if pattern else []
 
@@ -257,15 +211,17 @@ def _is_structural(user_defined: str, template: str) -> bool:
 def _edges(token: str) -> str:
     """Its first and last character, where these are marks that stand for nothing else in JSON or in words."""
     token = token.strip()
-    return "".join(char for char in (token[0], token[-1]) if not char.isalnum() and char not in _QUOTES)
+    ends = token[:1] + token[-1:]
+    return "".join(char for char in ends if not char.isalnum() and char not in _QUOTES)
 
 
 def _insides(token: str) -> Iterator[str]:
-    """`/think` and `think` for `</think>`."""
+    """`/think` and `think` for `</think>`: what a template's own `<` and `>` would make a token of."""
     token = token.strip()
     inside = token[1:-1] if len(_edges(token)) == 2 else ""
-    words = _WORD.search(inside)
-    if words:
-        for start in range(words.start() + 1):
-            for stop in range(words.end(), len(inside) + 1):
+    word = _WORD.search(inside)
+    first, last = word.span() if word else (0, len(inside))
+    for start in range(first + 1):
+        for stop in range(last, len(inside) + 1):
+            if inside[start:stop] and inside[start] not in _QUOTES:
                 yield inside[start:stop]

@@ -18,7 +18,7 @@ _SOURCE = """\
 {{- begins["assistant"] }}
 {%- endif %}
 """
-NONE = """\
+NO_TEMPLATE = """\
 {{- raise_exception("the model brings none, and no tokens for roles that would tell its format. Serve it with
 CHAT_TEMPLATE, the path of a Jinja template, or send it text to complete") }}
 """

@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-_MAX_STEPS = 3_000_000  # look-ups in one rendering, some seconds: more than conversations need that fit
+_MAX_STEPS = 1_500_000  # look-ups in one rendering, some seconds: more than conversations need that fit
 _MAX_LENGTH = 50_000_000  # characters of a prompt, or of a string on the way there
 
 
@@ -28,6 +28,10 @@ _GROWING = frozenset({"append", "extend", "insert", "pop"})
 
 class TemplateRefusal(Exception):
     """The template did not make a prompt of what it was given; the message is its own, or says why."""
+
+
+class TemplateExhausted(Exception):
+    """It would work on and on; the message says at what."""
 
 
 class GenerationTags(Extension):
@@ -52,6 +56,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     def begin(self) -> None:
         self._steps.left = _MAX_STEPS
 
+    @property
+    def steps_taken(self) -> int:
+        """Since this thread began."""
+        return int(_MAX_STEPS - self._steps.left)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         self._step()
         return super().getattr(obj, attribute)
@@ -69,13 +78,13 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         sizes = [len(side) if isinstance(side, str | list | tuple) else side for side in (left, right)]
         if operator == "**" or (sizes != [left, right] and abs(sizes[0] * sizes[1]) > _MAX_LENGTH):
-            raise TemplateRefusal("it multiplies beyond all measure")
+            raise TemplateExhausted("it multiplies beyond all measure")
         return super().call_binop(context, operator, left, right)
 
     def _step(self) -> None:
         self._steps.left -= 1
         if self._steps.left < 0:
-            raise TemplateRefusal("it takes too many steps for this conversation")
+            raise TemplateExhausted("it takes too many steps for this conversation")
 
 
 class JinjaTemplate:
@@ -95,11 +104,12 @@ class JinjaTemplate:
         self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """Raises TemplateRefusal, whatever happens: no template's failure is one of the server."""
+        """Raises TemplateRefusal whatever happens, no template's failure is one of the server, or else
+        TemplateExhausted."""
         self._environment.begin()
         try:
             return "".join(self._bounded(deepcopy(variables) if self._changes else variables))
-        except TemplateRefusal:
+        except (TemplateRefusal, TemplateExhausted):
             raise
         except Exception as error:  # a foreign program, which may raise anything
             raise TemplateRefusal(str(error) or type(error).__name__) from error
@@ -109,7 +119,7 @@ class JinjaTemplate:
         for piece in self._template.generate(dict(variables)):
             length += len(piece)
             if length > _MAX_LENGTH:
-                raise TemplateRefusal("it writes without end")
+                raise TemplateExhausted("it writes without end")
             yield piece
 
 

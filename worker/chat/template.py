@@ -11,12 +11,13 @@ from typing import Any
 from worker.chat.completeness import Probe
 from worker.chat.control_tokens import ChatVocabulary, ControlTokens
 from worker.chat.forms import Form, Offer, Tools, forms, offers
-from worker.chat.jinja import JinjaTemplate, TemplateRefusal
+from worker.chat.jinja import JinjaTemplate, TemplateExhausted, TemplateRefusal
 from worker.chat.messages import Message, with_argument_objects
 from worker.chat.messages import normalized as normalized_messages
+from worker.chat.places import Place
 from worker.chat.tools.definitions import TOOL_VARIABLES, tool_variables
 from worker.chat.tools.definitions import normalized as normalized_tools
-from worker.protocol import InvalidRequest
+from worker.protocol import ContextLengthExceeded, InvalidRequest
 
 # What the server itself hands to a template; clients may set everything else.
 RESERVED = frozenset(
@@ -98,16 +99,25 @@ class ChatTemplate:
     ) -> Prompt:
         """The prompt, in which nothing that a client wrote is a control token.
 
-        Raises InvalidRequest with the template's own words if it refuses every form of the conversation.
+        Raises InvalidRequest with the template's own words if it refuses every form of the conversation, and
+        ContextLengthExceeded without much work for one that is certain to be too long.
         """
+        length = self._vocabulary.context_length
+        if length is not None and len(messages) > length:  # each is a token at least
+            raise ContextLengthExceeded(length, len(messages), "messages")
         if tools and self.for_tools is not self:
             return self.for_tools.prompt(messages, tools, **template_kwargs)
         texts, hide = normalized_messages(messages), self._control.hide
         # Decoded first: JSON's escapes would keep control tokens from being seen.
         hidden = hide(texts), hide(with_argument_objects(texts))
         offered = hide(normalized_tools(tools)) if tools else []
-        rendered = self._rendered(*hidden, offered, hide(template_kwargs))
-        tokens = self._with_bos(self._control.tokenize(rendered.text, self._vocabulary))
+        try:
+            rendered = self._rendered(*hidden, offered, hide(template_kwargs, Place.VARIABLES))
+            tokens = self._with_bos(self._control.tokenize(rendered.text, self._vocabulary))
+        except TemplateExhausted as error:
+            raise _refused(error) from error
+        except ContextLengthExceeded as error:
+            raise error.of("messages") from None
         return Prompt(rendered.text, tokens, self.source, rendered.tells_tools)
 
     @cached_property
@@ -143,8 +153,7 @@ class ChatTemplate:
                 if best.misses == 0:
                     return best
         if best is None:
-            message = f"The model's chat template refused these messages: {refusal}"
-            raise InvalidRequest(message, "messages", "chat_template_error") from refusal
+            raise _refused(refusal) from refusal
         return best
 
     def _accepted(self, candidates: Iterator[Offer], variables: Mapping[str, Any]) -> Iterator[Offer]:
@@ -190,3 +199,8 @@ class ChatTemplate:
     def _with_bos(self, tokens: list[int]) -> list[int]:
         bos = self._vocabulary.bos
         return tokens if bos is None or tokens[:1] == [bos] else [bos, *tokens]
+
+
+def _refused(why: Exception | None) -> InvalidRequest:
+    message = f"The model's chat template refused these messages: {why}"
+    return InvalidRequest(message, "messages", "chat_template_error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from worker.llama.deep_stack import with_deep_stack
@@ -18,17 +19,21 @@ _WORD_END = re.compile(r".*[^\W_](?=[\n ])", re.DOTALL)
 _GUARD = b"\x01"  # a character that no token has but its own: nothing merges with it
 _LIKELY_BYTES = 8  # most that a token has on average, in text that is not made for it
 _SURPLUS = 1.25  # by how much a prompt's pieces have to exceed the context, for the cuts' sake
+# SuperBPE groups digits by threes from the right, and at each looks at all that follow.
+_DIGITS = re.compile(r"\d+")
+_MANY_DIGITS = 300
 
 
 class Tokenizer:
-    """Of one vocabulary, for prompts of up to `context_length` tokens; None for any length."""
+    """Of one model, for prompts of up to `context_length` tokens; None for any length."""
 
-    def __init__(self, vocab: Any, context_length: int | None = None) -> None:
-        self._vocab, self._context_length = vocab, context_length
+    def __init__(self, model: Any, context_length: int | None = None) -> None:
+        self._vocab, self._context_length = model.vocab, context_length
+        self._groups_digits = model.metadata().get("tokenizer.ggml.pre") == "superbpe"
         self._guard = self._tokens(_GUARD, False)
-        size = llama_cpp.llama_vocab_n_tokens(vocab)
+        size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._longest = max(
-            len(llama_cpp.llama_vocab_get_text(vocab, token) or b" ") for token in range(size)
+            len(llama_cpp.llama_vocab_get_text(self._vocab, token) or b" ") for token in range(size)
         )
 
     def tokenize(self, text: bytes, special: bool, *, continued: bool = False) -> list[int]:
@@ -37,7 +42,7 @@ class Tokenizer:
         SentencePiece puts a space before text, though not before text that is `continued`.
         """
         tokens: list[int] = []
-        for piece in _pieces(text, _LONG):
+        for piece in self._pieces(text):
             tokens += self._continued(piece, special) if continued else self._tokens(piece, special)
             continued = True
         return tokens
@@ -59,6 +64,13 @@ class Tokenizer:
                 if num_tokens > self._context_length * _SURPLUS:
                     raise ContextLengthExceeded(self._context_length, num_tokens)
 
+    def _pieces(self, text: bytes) -> Iterator[bytes]:
+        for piece in _pieces(text, _LONG):
+            if self._groups_digits and len(piece) > _MANY_DIGITS:
+                yield from _digit_groups(piece)
+            else:
+                yield piece
+
     def _continued(self, text: bytes, special: bool) -> list[int]:
         guarded = self._tokens(_GUARD + text, special)
         num_guards = len(self._guard)
@@ -77,6 +89,17 @@ class Tokenizer:
             if length >= 0:
                 return tokens[:length]
             room = -length
+
+
+def _digit_groups(text: bytes) -> Iterator[bytes]:
+    """Cut within long numbers, where a group of three begins."""
+    decoded = text.decode("utf-8", "surrogateescape")
+    cuts = [0]
+    for number in _DIGITS.finditer(decoded):
+        first = number.start() + len(number[0]) % _MANY_DIGITS
+        cuts += range(first, number.end(), _MANY_DIGITS) if len(number[0]) > _MANY_DIGITS else ()
+    for start, stop in pairwise([*cuts, len(decoded)]):
+        yield decoded[start:stop].encode("utf-8", "surrogateescape")
 
 
 def _pieces(text: bytes, size: int) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ class LlamaVocabulary:
 
     def __init__(self, model: Any, shown: frozenset[str] = SHOWN, context_length: int | None = None) -> None:
         """`check_fits` refuses text that is certain to be longer than `context_length` tokens."""
-        self._shown = shown
+        self._shown, self.context_length = shown, context_length
         self._vocab = model.vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes] = {}
@@ -28,7 +28,7 @@ class LlamaVocabulary:
         self.bos = bos if bos != -1 and model.add_bos_token() else None
         self.bos_text, self.eos_text = self._text_or_none(bos), self._text_or_none(eos)
         self.stripping = frozenset(self._texts_with(llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP))
-        self._tokenizer = Tokenizer(self._vocab, context_length)
+        self._tokenizer = Tokenizer(model, context_length)
 
     def piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)

@@ -14,12 +14,14 @@ VOCABULARY = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)
 KINDS = ("llama", "gemma3", "mamba", "lfm2")
 
 
-def write_tiny_model(kind: str, folder: Path, seed: int = 0) -> Path:
+def write_tiny_model(kind: str, folder: Path, seed: int = 0, template: str | None = None) -> Path:
     """A model of an architecture: `llama` sees everything, `gemma3` mostly a window, `mamba` is recurrent,
-    `lfm2` is both recurrent and attentive."""
+    `lfm2` is both recurrent and attentive. `template` is its chat template."""
     path = folder / f"tiny-{kind}.gguf"
     writer = gguf.GGUFWriter(path, kind)
     _add_vocabulary(writer)
+    if template is not None:
+        writer.add_chat_template(template)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(EMBEDDING)
     writer.add_feed_forward_length(0 if kind == "mamba" else FEED_FORWARD)
