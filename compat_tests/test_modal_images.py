@@ -1,4 +1,4 @@
-"""The images on Modal are recorded here, not built: whether they have what runs in them is told by its imports."""
+"""The images on Modal are recorded here, not built: whether they have what runs is told by its imports."""
 
 from __future__ import annotations
 

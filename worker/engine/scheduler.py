@@ -97,8 +97,8 @@ class Scheduler:
     """`waiting` until a slot is free, then `running` in the order of admission."""
 
     BURST = 4  # running sequences for each that decodes, beyond which prompts are not paced
-    # Prompt tokens beside each decode up to which a prompt is not cut: such a step is some four times as long,
-    # once, and the next ones make up for it. With 4 instead, 24 users on 8 slots got a fifth fewer tokens.
+    # Prompt tokens beside each decode up to which a prompt is not cut: such a step is some four times as
+    # long, once, and the next ones make up for it. With 4, 24 users on 8 slots got a fifth fewer tokens.
     SHORT_PER_DECODE = 12
 
     def __init__(self, kv_cache: KVCache, max_batch: int, drafts: bool = True) -> None:
