@@ -49,7 +49,7 @@ def imported_packages(modules: str) -> set[str]:
     own = [path for path in run.stdout.split() if path.startswith((f"{ROOT}/gateway/", f"{ROOT}/worker/"))]
     names = {name.partition(".")[0] for path in own for name in imported_modules(path)}
     by_name = packages_distributions()
-    found = {canonicalize_name(package) for name in names for package in by_name.get(name, [])}
+    found: set[str] = {canonicalize_name(package) for name in names for package in by_name.get(name, [])}
     return found - {"llama-gateway"}
 
 
