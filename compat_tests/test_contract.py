@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import httpx
@@ -133,7 +134,7 @@ def test_generate_answers_the_same_errors(server: Server) -> None:
 
 
 def test_what_is_longer_than_the_context_is_named(server: Server, model: str) -> None:
-    long = "word " * 5000
+    long = "word " * 2500
     for path, param, request in (
         ("/v1/chat/completions", "messages", {"messages": [{"role": "user", "content": long}]}),
         ("/v1/completions", "prompt", {"prompt": long}),
@@ -141,7 +142,15 @@ def test_what_is_longer_than_the_context_is_named(server: Server, model: str) ->
     ):
         error = strict.error(httpx.post(f"{server.url}{path}", json={"model": model, **request}))
         assert (error["code"], error["param"]) == ("context_length_exceeded", param)
-        assert f"However, your {param} resulted in 50" in error["message"]
+        assert f"However, your {param} resulted in 25" in error["message"]
+
+
+def test_of_what_is_much_longer_than_the_context_not_all_is_counted(server: Server, model: str) -> None:
+    request = {"model": model, "messages": [{"role": "user", "content": "word " * 50_000}]}
+    error = strict.error(httpx.post(f"{server.base_url}/chat/completions", json=request))
+    counted = re.search(r"your messages resulted in at least (\d+) tokens", error["message"])
+    assert counted
+    assert 2048 < int(counted[1]) < 50_000
 
 
 def test_text_is_completed(client: openai.OpenAI, model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 import httpx
@@ -50,6 +51,22 @@ class Animal(BaseModel):
 def chat(server: Server, model: str, **request: Any) -> httpx.Response:
     body = {"model": model, "max_tokens": 120, **request}
     return httpx.post(f"{server.base_url}/chat/completions", json=body, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"guided_regex": r"[0-9]{3}-[0-9]{4}"}, r"[0-9]{3}-[0-9]{4}"),
+        ({"structured_outputs": {"choice": ["cats", "dogs"]}}, "cats|dogs"),
+        ({"json_schema": {"enum": [7, 8]}}, "7|8"),
+    ],
+)
+def test_what_vllm_and_llama_server_have_beside_it_holds_too(
+    client: openai.OpenAI, model: str, form: dict[str, Any], pattern: str
+) -> None:
+    reply = client.chat.completions.create(model=model, messages=ASK, extra_body=form)
+    assert re.fullmatch(pattern, reply.choices[0].message.content or "")
+    assert reply.choices[0].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -216,22 +216,26 @@ class InvalidRequest(WorkerError):
 class ContextLengthExceeded(InvalidRequest):
     """`ContextLengthExceeded(context_length, num_tokens, param)`: `param` is what was too long.
 
+    With `at_least`, not all of the tokens were counted.
     The wording is OpenAI's, because LiteLLM and LangChain recognise it.
     """
 
-    def __init__(self, context_length: int, num_tokens: int, param: str = "prompt") -> None:
+    def __init__(
+        self, context_length: int, num_tokens: int, param: str = "prompt", at_least: bool = False
+    ) -> None:
+        counted = f"at least {num_tokens}" if at_least else num_tokens
         super().__init__(
             f"This model's maximum context length is {context_length} tokens. However, your {param} "
-            f"resulted in {num_tokens} tokens. Please reduce the length of the {param}.",
+            f"resulted in {counted} tokens. Please reduce the length of the {param}.",
             param,
             "context_length_exceeded",
         )
-        self.args = (context_length, num_tokens, param)
-        self.context_length, self.num_tokens = context_length, num_tokens
+        self.args = (context_length, num_tokens, param, at_least)
+        self.context_length, self.num_tokens, self.at_least = context_length, num_tokens, at_least
 
     def of(self, param: str) -> ContextLengthExceeded:
         """The same, about the request's field that the prompt was made from."""
-        return ContextLengthExceeded(self.context_length, self.num_tokens, param)
+        return ContextLengthExceeded(self.context_length, self.num_tokens, param, self.at_least)
 
 
 class Overloaded(WorkerError):

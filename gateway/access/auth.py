@@ -40,9 +40,10 @@ class RequireKey:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["type"] == "http" and path not in PUBLIC_PATHS:
-            self._keys.check(Headers(scope=scope))
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if path not in PUBLIC_PATHS:
+                self._keys.check(Headers(scope=scope))
         await self._app(scope, receive, send)
 
 

@@ -81,7 +81,7 @@ class SamplingFields(StrictBody):
     mirostat_eta: float | None = Field(default=None, ge=0, le=1)
     # llama.cpp's parser trusts the author of a grammar: some crash it, some keep it busy for ever.
     grammar: Annotated[
-        str | None, Refused("send a JSON Schema as 'response_format' of a chat completion.")
+        str | None, Refused("send a chat completion with 'response_format' or 'guided_regex' instead.")
     ] = None
 
     @property

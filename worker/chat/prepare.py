@@ -148,7 +148,7 @@ def _json(schema: Mapping[str, Any]) -> str:
     try:
         return json_rule(enforceable(schema))
     except SchemaError as error:
-        message = f"The JSON Schema in 'response_format' cannot be enforced: {error}."
+        message = f"The answer's JSON Schema cannot be enforced: {error}."
         raise InvalidRequest(message, "response_format", "invalid_json_schema") from error
 
 
@@ -158,5 +158,5 @@ def _text(form: ResponseFormat) -> str:
     try:
         return lark.regex(form.regex)
     except ValueError as error:
-        message = f"The regular expression in 'response_format' cannot be enforced: {error}."
+        message = f"The answer's regular expression cannot be enforced: {error}."
         raise InvalidRequest(message, "response_format", "invalid_value") from error

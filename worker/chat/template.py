@@ -104,7 +104,7 @@ class ChatTemplate:
         """
         length = self._vocabulary.context_length
         if length is not None and len(messages) > length:  # each is a token at least
-            raise ContextLengthExceeded(length, len(messages), "messages")
+            raise ContextLengthExceeded(length, len(messages), "messages", at_least=True)
         if tools and self.for_tools is not self:
             return self.for_tools.prompt(messages, tools, **template_kwargs)
         texts, hide = normalized_messages(messages), self._control.hide

@@ -298,8 +298,8 @@ class KVCache:
             self._load(self._save(source.holder), slot, plan.length)
         slot.cached = []
         sequence.num_computed = plan.length
-        if not sequence.num_output:  # otherwise it goes on after it had to give way
-            sequence.num_cached = plan.length
+        if not sequence.begun:  # otherwise it goes on after it had to give way
+            sequence.begun, sequence.num_cached = True, plan.length
         if self.prefix_cache:
             self._count(plan)
             self.index.insert(slot, sequence.tokens[: sequence.num_prompt])

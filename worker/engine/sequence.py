@@ -99,6 +99,7 @@ class Sequence:
     num_prompt: int = 0
     num_computed: int = 0
     num_cached: int = 0
+    begun: bool = False  # it has had a slot
     state: State = State.WAITING
     slot: int = -1
     stopping: Callable[[list[int]], bool] | None = None  # a caller's own criterion, over all tokens

@@ -55,14 +55,18 @@ class Tokenizer:
         if self._context_length is None or len(text) <= self._context_length:
             return
         if len(text) > self._context_length * self._longest:
-            raise ContextLengthExceeded(self._context_length, -(-len(text) // self._longest))
+            raise self._too_long(-(-len(text) // self._longest))
         size = self._context_length * _LIKELY_BYTES
         num_tokens = 0
         if len(text) > size:
             for piece in _pieces(text, min(size, _LONG)):
                 num_tokens += len(self.tokenize(piece, True))
                 if num_tokens > self._context_length * _SURPLUS:
-                    raise ContextLengthExceeded(self._context_length, num_tokens)
+                    raise self._too_long(num_tokens)
+
+    def _too_long(self, num_tokens: int) -> ContextLengthExceeded:
+        assert self._context_length is not None
+        return ContextLengthExceeded(self._context_length, num_tokens, at_least=True)
 
     def _pieces(self, text: bytes) -> Iterator[bytes]:
         for piece in _pieces(text, _LONG):

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gateway.errors import missing, unsupported
 from gateway.json_body import PlainOr, StrictBody
-from gateway.openai.chat.constraints import FUNCTIONS_ONLY, CustomOr, CustomTool
+from gateway.openai.chat.tools import FUNCTIONS_ONLY, CustomOr, CustomTool
 
 
 class TextPart(StrictBody):

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.json_body import StrictBody
-from gateway.openai.chat.constraints import ResponseFormat, ToolFields, response_format, tool_use
+from gateway.openai.chat.formats import FormatFields, response_format
 from gateway.openai.chat.messages import Content, Message, template_messages
+from gateway.openai.chat.tools import ToolFields, tool_use
 from gateway.openai.marks import Hint, Refused, refuse_unsupported
 from gateway.openai.sampling import SamplingFields, TokenLimit, ignored, sampling_params
 from worker.protocol import ChatRequest
@@ -25,14 +26,13 @@ class Prediction(StrictBody):
     content: Content
 
 
-class ChatCompletionRequest(SamplingFields, ToolFields):
+class ChatCompletionRequest(SamplingFields, ToolFields, FormatFields):
     """All 37 parameters of OpenAI's reference, and llama.cpp's own."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
     reasoning_effort: Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     chat_template_kwargs: JSONObject | None = None
     metadata: Annotated[dict[str, str] | None, Hint()] = None
@@ -75,7 +75,7 @@ def chat_request(body: ChatCompletionRequest, request_id: str) -> ChatRequest:
         tools=use.tools,
         tool_choice=use.choice,
         parallel_tool_calls=use.parallel,
-        response_format=response_format(body.response_format),
+        response_format=response_format(body),
         reasoning_effort=body.reasoning_effort or None,
         template_kwargs=body.chat_template_kwargs or {},
     )

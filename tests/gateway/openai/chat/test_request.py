@@ -11,7 +11,7 @@ import pytest
 from compat_tests import strict
 from gateway.openai.chat.request import ChatCompletionRequest
 from tests.gateway.asking import CHAT, HELLO, TEXT
-from tests.gateway.openai.chat.asking import CUSTOM, FUNCTION, TIME, WEATHER
+from tests.gateway.openai.chat.asking import CUSTOM, FUNCTION, TIME, WEATHER, asked
 from tests.serving import ScriptedBackend
 from worker.protocol import Accepted, Event, Finished, TextDelta, Usage
 
@@ -29,6 +29,14 @@ def test_all_37_parameters_of_the_reference_are_known() -> None:
     names = OPENAI_PARAMETERS.split()
     assert len(names) == 37
     assert set(names) <= set(ChatCompletionRequest.model_fields)
+
+
+def test_template_variables_and_effort_reach_the_worker(
+    client: httpx.Client, backend: ScriptedBackend
+) -> None:
+    request = asked(client, backend, chat_template_kwargs={"a": 1}, reasoning_effort="low")
+    assert (request.template_kwargs, request.reasoning_effort) == ({"a": 1}, "low")
+    assert asked(client, backend, reasoning_effort="").reasoning_effort is None
 
 
 IGNORED: list[tuple[dict[str, Any], str]] = [

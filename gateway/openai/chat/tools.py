@@ -1,4 +1,4 @@
-"""What an answer is bound to: the tools that may or must be called, and the format of its text."""
+"""The tools on offer, and whether one may or must be called."""
 
 from __future__ import annotations
 
@@ -135,27 +135,3 @@ def _chosen(tools: Mapping[str, T], names: Sequence[str], param: str) -> list[T]
                 f"'{param}' names '{name}', which is not among the tools: {', '.join(tools)}.", param
             )
     return [tools[name] for name in dict.fromkeys(names)]
-
-
-class JSONSchemaFormat(StrictBody):
-    name: Name | None = None
-    description: str | None = None
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
-    strict: bool | None = None
-
-
-class PlainFormat(StrictBody):
-    type: Literal["text", "json_object"]
-
-
-class SchemaFormat(StrictBody):
-    type: Literal["json_schema"]
-    json_schema: JSONSchemaFormat
-
-
-ResponseFormat = Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")]
-
-
-def response_format(form: ResponseFormat | None) -> dict[str, Any] | None:
-    """As OpenAI's API has it; None for text."""
-    return None if form is None or form.type == "text" else form.known_fields()
