@@ -47,6 +47,7 @@ from benchmarks.peer import Peer, Setup
 from benchmarks.peers import PEERS
 from benchmarks.results import finish
 from benchmarks.running import running
+from benchmarks.tool_calls import TEMPLATE as TOOL_TEMPLATE
 from benchmarks.tool_calls import ToolCalls
 from benchmarks.workload import SAMPLING, Workload
 
@@ -130,7 +131,8 @@ def tool_calls(context: typer.Context, clients: Clients = "1,8,16", min_requests
     """Forced calls of one of four tools, about 75 tokens each: calls per second are `req/s`."""
     sampling = context.obj.sampling
     loads = [ToolCalls(number, num_requests(number, min_requests), sampling) for number in _numbers(clients)]
-    _compare(context.obj, "tool-calls", loads, context.obj.setup(2048), "ours,llama-server")
+    setup = dataclasses.replace(context.obj.setup(2048), chat_template=TOOL_TEMPLATE)
+    _compare(context.obj, "tool-calls", loads, setup, "ours,llama-server")
 
 
 @app.command()

@@ -101,7 +101,8 @@ def options(setup: Setup, port: int) -> list[str]:
     }
     layout = "--kv-unified" if setup.kv_unified else "--no-kv-unified"
     pairs = [text for name, number in numbers.items() for text in (name, str(number))]
-    return ["--model", str(setup.model), *pairs, layout]
+    template = ["--chat-template-file", str(setup.chat_template)] if setup.chat_template else []
+    return ["--model", str(setup.model), *pairs, layout, *template]
 
 
 def _native_command(program: Path, setup: Setup, port: int) -> list[str]:

@@ -21,7 +21,7 @@ class Setup:
 
     `slots`: sequences at a time; None leaves them to the server. `kv_unified` and `kv_tokens` are for
     llama-server: one pool of KV for all slots, and its size where it is not `context` for each.
-    `cache_dir`: where ours keeps prefixes across restarts.
+    `cache_dir`: where ours keeps prefixes across restarts. `chat_template`: instead of the model's own.
     """
 
     model: Path
@@ -31,6 +31,7 @@ class Setup:
     kv_unified: bool = False
     kv_tokens: int | None = None
     cache_dir: Path | None = None
+    chat_template: Path | None = None
 
     @property
     def label(self) -> str:

@@ -36,9 +36,12 @@ def _ours_env(setup: Setup, port: int) -> dict[str, str]:
         "LLM_CTX": str(setup.context),
         "PORT": str(port),
     }
-    slots = {"LLM_SLOTS": str(setup.slots)} if setup.slots else {}
-    cache = {"LLM_CACHE_DIR": str(setup.cache_dir)} if setup.cache_dir else {}
-    return env | slots | cache
+    optional = {
+        "LLM_SLOTS": setup.slots,
+        "LLM_CACHE_DIR": setup.cache_dir,
+        "CHAT_TEMPLATE": setup.chat_template,
+    }
+    return env | {name: str(value) for name, value in optional.items() if value}
 
 
 def _ours_info(python: Path) -> list[str]:

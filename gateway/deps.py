@@ -1,4 +1,4 @@
-"""What every route is handed: the backend and settings that the app was built with."""
+"""What routes are handed: the backend and settings that the app was built with, and one exchange."""
 
 from __future__ import annotations
 
