@@ -4,8 +4,8 @@ Most of such a call is forced: names, quotes, braces and the values' beginnings 
 server that does not ask the model for them answers sooner. The figure is calls per second; a call that is not
 valid by its tool's schema is an error. All arguments are bounded, or a small model would go on for ever.
 
-The default model's own chat template knows no tools, and llama-server then ignores them. So all servers are given
-one that does, in the format of Hermes and Qwen.
+The default model's own chat template knows no tools, and llama-server then ignores them. So all servers are
+given one that does, in the format of Hermes and Qwen.
 """
 
 from __future__ import annotations
