@@ -29,9 +29,9 @@ $(INSTALLED): constraints.txt pyproject.toml
 serve: $(INSTALLED)
 	@exec $(BIN)/llama-gateway serve
 
+JOBS ?= 2
 test: $(INSTALLED)
-	$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage report
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov
 
 test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
