@@ -21,7 +21,8 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@command -v c++ >/dev/null || \
 		{ echo 'A C/C++ compiler is needed to build llama.cpp (on Debian: apt-get install build-essential)'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@echo 'Installing the pinned packages. The first time, llama.cpp is compiled: 5 to 10 minutes on 2 cores.'
+	@echo 'Installing the pinned packages. The first time, llama.cpp is compiled: 2 to 3 minutes on 2 cores.'
+	$(BIN)/python -m worker.llama.build
 	$(BIN)/python -m pip install --progress-bar off --no-deps --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

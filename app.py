@@ -44,6 +44,8 @@ LONGEST_TIMEOUT = 24 * 60 * MINUTES  # that Modal allows
 SLOTS = 16
 MODELS = Path("/models")  # where the Volume is mounted
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
+LLAMA_CPP_PYTHON = "0.3.36"  # as in constraints.txt; what else changes there compiles nothing
+LLAMA_BUILD = Path(__file__).parent / "worker" / "llama"  # what of llama.cpp is compiled, and how
 ABORTS_SUFFIX = "-aborts"  # of the app's name: the Queue that tells workers which clients have left
 OBJECT_NAME = r"^[a-zA-Z0-9._-]+$"  # of at most 64 characters: what Modal accepts
 
@@ -129,11 +131,23 @@ def environment(settings: BaseSettings) -> dict[str, str | None]:
     return {name.upper(): str(value) for name, value in values.items()}
 
 
-def pinned(base: modal.Image, *packages: str, env: dict[str, str | None] | None = None) -> modal.Image:
+def compiled(base: modal.Image, cmake_args: str) -> modal.Image:
+    """`base` with llama-cpp-python, in a layer that only its version or its flags compile again."""
+    for name in ("llama_cpp.cmake", "lazy_clear.h"):
+        base = base.add_local_file(LLAMA_BUILD / name, f"/llama_cpp/{name}", copy=True)
+    include = "-DCMAKE_PROJECT_llama_cpp_INCLUDE=/llama_cpp/llama_cpp.cmake"
+    return base.uv_pip_install(
+        f"llama-cpp-python=={LLAMA_CPP_PYTHON}",
+        extra_options="--no-deps",
+        env={"CMAKE_ARGS": f"{include} {cmake_args}"},
+    )
+
+
+def pinned(base: modal.Image, *packages: str) -> modal.Image:
     """`base` with `packages` at the versions of constraints.txt, and this project's two packages."""
     return (
         base.add_local_file(CONSTRAINTS, "/constraints.txt", copy=True)
-        .uv_pip_install(*packages, extra_options="--constraint /constraints.txt", env=env)
+        .uv_pip_install(*packages, extra_options="--constraint /constraints.txt")
         .add_local_python_source("gateway", "worker")
     )
 
@@ -148,22 +162,15 @@ debian = modal.Image.debian_slim(python_version="3.12")
 gateway_image = pinned(debian, "fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
 if deployment.gpu is None:
-    worker_image = pinned(
+    # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
+    llama = compiled(
         debian.apt_install("build-essential"),
-        "llama-cpp-python",
-        "llguidance",
-        "pydantic-settings",
-        # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
-        env={"CMAKE_ARGS": "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"},
+        "-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON",
     )
 else:
-    worker_image = pinned(
-        modal.Image.from_registry("nvidia/cuda:12.8.1-devel-ubuntu24.04", add_python="3.12"),
-        "llama-cpp-python",
-        "llguidance",
-        "pydantic-settings",
-        env={"CMAKE_ARGS": "-DGGML_CUDA=ON -DGGML_NATIVE=OFF"},
-    )
+    cuda = modal.Image.from_registry("nvidia/cuda:12.8.1-devel-ubuntu24.04", add_python="3.12")
+    llama = compiled(cuda, "-DGGML_CUDA=ON -DGGML_NATIVE=OFF")
+worker_image = pinned(llama, "llama-cpp-python", "llguidance", "pydantic-settings")
 
 
 @app.cls(

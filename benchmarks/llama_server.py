@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -19,9 +18,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from benchmarks import INSTALLED, ROOT
+from benchmarks import INSTALLED
 from benchmarks.machine import cpu_model
 from benchmarks.peer import Peer, Setup, environment
+from worker.llama.build import requirement
 
 BUILD_TOOLS = ("cmake==4.1.2", "ninja==1.13.0")
 WHEEL_REQUIREMENT = "xllamacpp==2026.10.11549"
@@ -39,14 +39,6 @@ FLAGS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_OPENSSL=OFF",
 )
-
-
-def requirement(constraints: Path = ROOT / "constraints.txt") -> str:
-    """llama-cpp-python's pin with its hash, as this project is installed."""
-    found = re.search(r"^llama-cpp-python==\S+( \\\n +--hash=\S+)+", constraints.read_text(), re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"{constraints} does not pin llama-cpp-python with a hash.")
-    return found[0]
 
 
 def flags() -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from compat_tests.deployment import APP, ROOT
 from compat_tests.modal_emulator.emulator import ModalEmulator
+from worker.llama.build import pinned_version
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,18 @@ def test_the_worker_has_the_resources_that_the_defaults_name(emulator: ModalEmul
     commands = " ".join(emulator.image_commands(APP, "LlamaWorker.*"))
     assert "build-essential" in commands
     assert "--constraint /constraints.txt" in commands
-    assert "llama-cpp-python" in commands
+
+
+def test_only_its_own_version_and_flags_compile_llama_cpp_again(emulator: ModalEmulator) -> None:
+    """Minutes on Modal: so its layer stands before the constraints, which other packages change."""
+    commands = emulator.image_commands(APP, "LlamaWorker.*")
+    [compiled] = [
+        at for at, command in enumerate(commands) if f"llama-cpp-python=={pinned_version()}" in command
+    ]
+    constrained = [at for at, command in enumerate(commands) if "constraints.txt" in command]
+    assert any("build-essential" in command for command in commands[:compiled])
+    assert compiled < min(constrained, default=compiled)
+    assert "--no-deps" in commands[compiled]
 
 
 def test_deploying_needs_modal_and_pydantic_settings_only() -> None:

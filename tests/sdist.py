@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from worker.llama.build import pinned_version, requirement
+
 _ROOT = Path(__file__).parent.parent
-_PIN = re.compile(r"^llama-cpp-python==(\S+) \\\n(?:    --hash=\S+(?: \\)?\n)+", re.MULTILINE)
 _WANTED = (
     "/models/",
     "/tests/test-chat.cpp",
@@ -29,12 +30,11 @@ _WANTED = (
 @cache
 def sdist_folder() -> Path:
     """llama.cpp's folder in the sdist. Skips the test where it is neither cached nor to be downloaded."""
-    pin = _PIN.search((_ROOT / "constraints.txt").read_text())
-    assert pin is not None
-    folder = _ROOT / ".cache" / f"llama_cpp_python-{pin[1]}-{len(_WANTED)}"  # anew where more is wanted
+    version = pinned_version()
+    folder = _ROOT / ".cache" / f"llama_cpp_python-{version}-{len(_WANTED)}"  # anew where more is wanted
     if not folder.exists():
         with tempfile.TemporaryDirectory() as temporary:
-            _unpack(_download(pin[0], Path(temporary)), folder)
+            _unpack(_download(requirement(), Path(temporary)), folder)
     return folder
 
 

@@ -180,13 +180,3 @@ def test_both_builds_of_llama_server_get_the_same_memory_and_keep_their_cache() 
         assert command[command.index("--ctx-size") + 1] == "32768"
         assert command[command.index("--parallel") + 1] == "8"
         assert "--cache-ram" not in command
-
-
-def test_llama_server_is_built_from_the_sdist_that_this_project_pins(tmp_path: Path) -> None:
-    pinned = llama_server.requirement()
-    assert pinned.startswith("llama-cpp-python==")
-    assert "--hash=sha256:" in pinned
-    assert pinned.count("==") == 1
-    (tmp_path / "constraints.txt").write_text("numpy==2.0\n")
-    with pytest.raises(RuntimeError, match="does not pin"):
-        llama_server.requirement(tmp_path / "constraints.txt")
