@@ -52,7 +52,8 @@ class Calls:
 
     All of them are between `begin` and `end`, with `between` from one to the next; of the `syntaxes` the
     first is what the model is held to, all are read. `closers` may stand behind a call beside `end`, and
-    `openers` before one beside `begin`. `bare` calls may also be the very beginning of an answer, with nothing before.
+    `openers` before one beside `begin`. `bare` calls may also be the very beginning of an answer, with
+    nothing before.
     """
 
     syntaxes: tuple[Syntax, ...]
