@@ -23,7 +23,8 @@ class Parameter:
     `head` matches what is before the value, with the group `key`, and `type` where the model says it itself:
     "true" and "string" for text, all else for JSON. `write` is how the model is held to write it, with
     `{key}`, and `{type}` where `write_types` has the words for text and for JSON. `line_breaks` around a
-    value are not part of it. A value that was left open ends where the next parameter begins, or the call ends.
+    value are not part of it. A value that was left open ends where the next parameter begins, or where the
+    call ends.
     """
 
     begins: str
