@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from gateway.conversation import answered, call, result, said
 from gateway.errors import missing, unsupported
 from gateway.json_body import PlainOr, StrictBody
 from gateway.openai.chat.tools import FUNCTIONS_ONLY, CustomOr, CustomTool
@@ -116,39 +116,29 @@ def _message(message: Message, where: str) -> dict[str, Any]:
         case AssistantMessage():
             return _assistant(message, content, where)
         case ToolMessage():
-            return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
+            return result(message.tool_call_id, content)
         case FunctionMessage():
-            return {"role": "tool", "content": content, "name": message.name, "tool_call_id": message.name}
+            return result(message.name, content, message.name)
         case SystemMessage():
-            return {"role": "system", "content": content, **_name(message.name)}
+            return said("system", content, message.name)
         case _:
-            return {"role": "user", "content": content, **_name(message.name)}
+            return said("user", content, message.name)
 
 
 def _assistant(message: AssistantMessage, content: str, where: str) -> dict[str, Any]:
-    translated = {"role": "assistant", "content": content or message.refusal or "", **_name(message.name)}
-    if message.reasoning_content:
-        translated["reasoning_content"] = message.reasoning_content
     calls = []
-    for i, call in enumerate(message.tool_calls or []):
-        if isinstance(call, CustomTool):
+    for i, made in enumerate(message.tool_calls or []):
+        if isinstance(made, CustomTool):
             raise unsupported(f"{where}.tool_calls[{i}]", FUNCTIONS_ONLY)
-        calls.append(_call(call.id, call.function))
-    if message.function_call:
-        calls.append(_call(message.function_call.name, message.function_call))
-    return {**translated, "tool_calls": calls} if calls else translated
-
-
-def _call(call_id: str, function: FunctionCall) -> dict[str, Any]:
-    arguments = function.arguments
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    call = {"name": function.name, "arguments": arguments}
-    return {"id": call_id, "type": "function", "function": call}
-
-
-def _name(name: str | None) -> dict[str, str]:
-    return {"name": name} if name else {}
+        calls.append(call(made.id, made.function.name, made.function.arguments))
+    if function := message.function_call:
+        calls.append(call(function.name, function.name, function.arguments))
+    return answered(
+        content or message.refusal or "",
+        reasoning=message.reasoning_content or "",
+        calls=calls,
+        name=message.name,
+    )
 
 
 def _text(content: str | Sequence[Part] | None, where: str) -> str:
