@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
+
+from gateway.errors import invalid, missing
 
 Message = dict[str, Any]
 
@@ -34,3 +36,37 @@ def call(call_id: str, name: str, arguments: str | dict[str, Any]) -> Message:
 def result(call_id: str | None, text: str, name: str | None = None) -> Message:
     """What the call of that id gave."""
     return {"role": "tool", "content": text, **({"name": name} if name else {}), "tool_call_id": call_id}
+
+
+class OpenCalls:
+    """The calls of a conversation so far, and those among them that wait for a result."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._waiting: set[str] = set()
+
+    def made(self, call_id: str) -> None:
+        self._known.add(call_id)
+        self._waiting.add(call_id)
+
+    def answered(self, call_id: str | None, param: str) -> str:
+        """The call that a result is of, which may be left out where one alone waits for it.
+
+        Raises a 400 that names `param` where that is not clear, or for the result of no call.
+        """
+        if call_id is None:
+            call_id = only_waiting(self._waiting, param)
+        if call_id not in self._known:
+            raise invalid(
+                f"There is a result for the call '{call_id}', which nothing before it makes.", param
+            )
+        self._waiting.discard(call_id)
+        return call_id
+
+
+def only_waiting(call_ids: Collection[str], param: str) -> str:
+    """The id that a result may leave out, because one call alone waits for it."""
+    if len(call_ids) != 1:
+        raise missing(param)
+    (call_id,) = call_ids
+    return call_id

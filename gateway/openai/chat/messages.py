@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gateway.conversation import answered, call, result, said
-from gateway.errors import missing, unsupported
+from gateway.conversation import answered, call, only_waiting, result, said
+from gateway.errors import unsupported
 from gateway.json_body import PlainOr, StrictBody
 from gateway.openai.chat.tools import FUNCTIONS_ONLY, CustomOr, CustomTool
-
-
-class TextPart(StrictBody):
-    type: Literal["text"]
-    text: str
-
-
-class RefusalPart(StrictBody):
-    type: Literal["refusal"]
-    refusal: str
-
-
-class MediaPart(StrictBody):
-    """Images, audio and files: understood, and refused by name where the model takes text only."""
-
-    type: Literal["image_url", "input_audio", "file"]
-
-
-Part = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
-Content = PlainOr[str, Annotated[list[Part], Field(min_length=1)]]
+from gateway.openai.parts import Content, MaybeEmpty, text_of
 
 
 class SystemMessage(StrictBody):
@@ -58,7 +39,7 @@ class ToolCall(StrictBody):
 
 class AssistantMessage(StrictBody):
     role: Literal["assistant"]
-    content: PlainOr[str, list[Part]] | None = None
+    content: MaybeEmpty | None = None
     refusal: str | None = None
     name: str | None = None
     tool_calls: list[CustomOr[ToolCall]] | None = None
@@ -96,22 +77,16 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if plain["role"] == "assistant":
             unanswered = {call["id"] for call in plain.get("tool_calls", ())}
         elif plain["role"] == "tool":
-            plain["tool_call_id"] = plain["tool_call_id"] or _only(unanswered, f"messages[{i}].tool_call_id")
+            plain["tool_call_id"] = plain["tool_call_id"] or only_waiting(
+                unanswered, f"messages[{i}].tool_call_id"
+            )
             unanswered.discard(plain["tool_call_id"])
         translated.append(plain)
     return translated
 
 
-def _only(call_ids: Collection[str], param: str) -> str:
-    """The id that a result may leave out, because one call alone waits for it."""
-    if len(call_ids) != 1:
-        raise missing(param)
-    (call_id,) = call_ids
-    return call_id
-
-
 def _message(message: Message, where: str) -> dict[str, Any]:
-    content = _text(message.content, f"{where}.content")
+    content = text_of(message.content, f"{where}.content")
     match message:
         case AssistantMessage():
             return _assistant(message, content, where)
@@ -139,19 +114,3 @@ def _assistant(message: AssistantMessage, content: str, where: str) -> dict[str,
         calls=calls,
         name=message.name,
     )
-
-
-def _text(content: str | Sequence[Part] | None, where: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(_part_text(part, f"{where}[{i}]") for i, part in enumerate(content))
-
-
-def _part_text(part: Part, where: str) -> str:
-    match part:
-        case TextPart():
-            return part.text
-        case RefusalPart():
-            return part.refusal
-        case _:
-            raise unsupported(where, f"this model takes text only, not '{part.type}'.")

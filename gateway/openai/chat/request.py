@@ -9,9 +9,10 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.json_body import StrictBody
 from gateway.marks import Hint, Refused, refuse_unsupported
-from gateway.openai.chat.messages import Content, Message, template_messages
+from gateway.openai.chat.messages import Message, template_messages
 from gateway.openai.chat.tools import ToolFields, tool_use
 from gateway.openai.formats import FormatFields, response_format
+from gateway.openai.parts import Content
 from gateway.openai.sampling import (
     HostedFields,
     JSONObject,
