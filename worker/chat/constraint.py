@@ -71,11 +71,12 @@ class Constraints:
         return " ".join(self.control(part) or lark.literal(part) for part in parts if part)
 
     def until(self, name: str, text: str) -> str:
-        """Lark's rule `name`: anything up to and with the first `text`, which may be a control token."""
-        control = self.control(text)
-        if control is not None:
-            return f"{name}: /(?s:.*)/ {control}"
-        return f"{name}[lazy]: /(?s:.*){lark.escaped(text)}/"
+        """Lark's rule `name`: anything up to and with the first `text`, control tokens in it or not."""
+        before, *rest = self._control.split(text, maxsplit=1) if self._control is not None else [text]
+        if not rest:
+            return f"{name}[lazy]: /(?s:.*){lark.escaped(text)}/"
+        behind = f" {self.written(rest[1])}" if rest[1] else ""
+        return f"{name}: /(?s:.*){lark.escaped(before)}/ {self.control(rest[0])}{behind}"
 
     @property
     def _model(self) -> tuple[LLTokenizer, _Vocabulary]:

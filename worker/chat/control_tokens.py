@@ -16,22 +16,6 @@ from typing import Any, Protocol
 from worker.chat.places import Place, inner, looked_for
 from worker.chat.trie import any_of
 
-# Control tokens that tell where reasoning and tool calls begin and end; other parts of the worker read them.
-SHOWN = frozenset(
-    {
-        "<think>",
-        "</think>",
-        "[THINK]",
-        "[/THINK]",
-        "<tool_call>",
-        "</tool_call>",
-        "<|tool_call|>",
-        "<|python_tag|>",
-        "[TOOL_CALLS]",
-        "[CALL_ID]",
-        "[ARGS]",
-    }
-)
 _FIRST_STAND_IN = 0xDC00
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\\\|\\u(dc[0-9a-f]{2})")  # how Python's repr writes a backslash and a stand-in
@@ -70,6 +54,10 @@ class ChatVocabulary(Protocol):
 
     def add_ends(self, texts: Iterable[str]) -> None:
         """Control tokens at which answers end too."""
+        ...
+
+    def show(self, markers: Iterable[str]) -> None:
+        """Control tokens in one of these texts are pieces of an answer."""
         ...
 
     def check_fits(self, text: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llguidance import regex_to_lark
 
@@ -21,6 +21,19 @@ def either(expressions: Iterable[str]) -> str:
     """One of them."""
     alternatives = list(dict.fromkeys(expressions))
     return alternatives[0] if len(alternatives) == 1 else f"({' | '.join(alternatives)})"
+
+
+def listed(parts: Sequence[tuple[str, bool]], comma: str) -> str:
+    """The rules in their order with commas between; those that are not required may be left out."""
+    if not parts:
+        return ""
+    (first, required), rest = parts[0], parts[1:]
+    separator = literal(comma)
+    follow = " ".join(f"{separator} {part}" if needed else f"({separator} {part})?" for part, needed in rest)
+    if required:
+        return f"{first} {follow}"
+    without = listed(rest, comma)
+    return f"({first} {follow} | {without})" if without else f"({first} {follow})?"
 
 
 def regex(pattern: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.chat import lark, reasoning
+from worker.chat import lark
 from worker.chat.constraint import Constraint, ConstraintError, Constraints
+from worker.chat.formats.record import Format
 from worker.chat.messages import Message, with_instructions
 from worker.chat.options import Chat, ResponseFormat, ToolUse
 from worker.chat.reader import AnswerReader
@@ -16,7 +17,6 @@ from worker.chat.schema.document import SchemaError
 from worker.chat.schema.enforceable import enforceable, json_rule
 from worker.chat.template import RESERVED, ChatTemplate, Prompt
 from worker.chat.tools.offer import (
-    call_format,
     call_rules,
     check_strict,
     definition,
@@ -32,12 +32,11 @@ class PreparedChat:
 
     prompt: Prompt
     constraint: Constraint | None
-    thinks_until: str | None
     tool_use: ToolUse | None
     ignored: tuple[str, ...]
 
     def reader(self, index: int) -> AnswerReader:
-        return AnswerReader(index, self.thinks_until, self.tool_use)
+        return AnswerReader(index, self.prompt.form, self.tool_use, self.prompt.text)
 
 
 def prepare(chat: Chat, template: ChatTemplate, constraints: Constraints) -> PreparedChat:
@@ -46,24 +45,23 @@ def prepare(chat: Chat, template: ChatTemplate, constraints: Constraints) -> Pre
     told = [] if use is None or template.knows_tools else [instructions(use.tools)]
     if chat.response_format is not None:
         told.append(_format_instructions(chat.response_format))
-    messages = [_without_reasoning(dict(message)) for message in chat.messages]
+    messages = [_without_reasoning(dict(message), template.form) for message in chat.messages]
     variables, ignored = _template_variables(chat, template)
     tools = [definition(tool) for tool in use.tools] if use and template.knows_tools else None
     prompt = template.prompt(with_instructions(messages, told), tools, **variables)
     return PreparedChat(
         prompt=prompt,
-        constraint=_constraint(chat, template, prompt.text, constraints),
-        thinks_until=reasoning.opened_tag(prompt.text),
+        constraint=_constraint(chat, prompt, template.knows_tools, constraints),
         tool_use=use,
         ignored=ignored,
     )
 
 
-def _without_reasoning(message: Message) -> Message:
+def _without_reasoning(message: Message, form: Format) -> Message:
     """Earlier thinking apart from the answer, which templates show again or leave out as they like."""
     if message["role"] != "assistant" or message.get("reasoning_content"):
         return message
-    thought, answer = reasoning.without_reasoning(message["content"])
+    thought, answer = form.without_thinking(message["content"])
     return {**message, "content": answer, "reasoning_content": thought} if thought else message
 
 
@@ -102,30 +100,30 @@ def _plain_instructions(form: ResponseFormat) -> str:
     return f"Answer with text that matches this regular expression and nothing else: {form.regex}"
 
 
-def _constraint(
-    chat: Chat, template: ChatTemplate, prompt: str, constraints: Constraints
-) -> Constraint | None:
+def _constraint(chat: Chat, prompt: Prompt, knows_tools: bool, constraints: Constraints) -> Constraint | None:
     """What the answer is held to; None where it may be anything."""
-    use, form = chat.tool_use, chat.response_format
+    use, form, calls = chat.tool_use, chat.response_format, prompt.form.calls
     rules = []
     allowed = []
     if use is not None:
-        form_of_calls = call_format(template.source, knows_tools=template.knows_tools)
         # A model that was never taught to call tools does not know when to stop calling them.
-        use = use if template.knows_tools else replace(use, parallel=False)
+        use = use if knows_tools else replace(use, parallel=False)
         if use.required or form is not None:
-            rules += call_rules(use, form_of_calls, constraints)
-        elif any(tool.strict for tool in use.tools) and form_of_calls.trigger:
-            rules += free_rules(use, form_of_calls, constraints)
+            rules += call_rules(use, calls, constraints)
+        elif any(tool.strict for tool in use.tools) and calls.begin:
+            rules += free_rules(use, calls, constraints)
         else:
             check_strict(use)
         allowed += ["calls"] if rules else []
     if form is not None and not (use and use.required):
-        rules.append(f"ANSWER: {_text(form)}" if form.schema is None else f"answer: {_json(form.schema)}")
-        allowed.append("ANSWER" if form.schema is None else "answer")
+        tags = prompt.form.answer
+        value = f"VALUE: {_text(form)}" if form.schema is None else f"value: {_json(form.schema)}"
+        name = value.partition(":")[0]
+        rules += [f"answer: {constraints.written(tags.begin)} {name} {constraints.written(tags.end)}", value]
+        allowed.append("answer")
     if not allowed:
         return None
-    rules = [f"start: thinking {lark.either(allowed)}", *_thinking(template, prompt, constraints), *rules]
+    rules = [f"start: thinking {lark.either(allowed)}", *_thinking(prompt, constraints), *rules]
     try:
         return constraints.compile("\n".join(rules))
     except ConstraintError as error:
@@ -133,15 +131,16 @@ def _constraint(
         raise InvalidRequest(f"No answer can be held to this: {error}.", param, "invalid_value") from error
 
 
-def _thinking(template: ChatTemplate, prompt: str, constraints: Constraints) -> list[str]:
+def _thinking(prompt: Prompt, constraints: Constraints) -> list[str]:
     """The rule `thinking`, of what may or has to come before the answer."""
-    closing_tag = reasoning.opened_tag(prompt)
-    if closing_tag is not None:
-        return [r"thinking: thought /\n{1,2}/?", constraints.until("thought", closing_tag)]
-    if "<think>" not in template.source:
+    form, written = prompt.form, constraints.written
+    opened = form.opened_by(prompt.text)
+    tags = opened or form.thinks_with
+    if tags is None:
         return ["thinking:"]
-    opened = constraints.written("<think>")
-    return [rf"thinking: ({opened} thought /\n{{1,2}}/?)?", constraints.until("thought", "</think>")]
+    behind = written(form.after_thinking) or r"/\n{1,2}/?"
+    thought = f"thought {behind}" if opened else f"({written(tags.begin)} thought {behind})?"
+    return [f"thinking: {thought}", constraints.until("thought", tags.end)]
 
 
 def _json(schema: Mapping[str, Any]) -> str:

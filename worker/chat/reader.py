@@ -5,25 +5,26 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 
-from worker.chat import reasoning
+from worker.chat.formats.parts import CallArguments, CallEnded, CallStarted, Content, Part, Thought
+from worker.chat.formats.reader import FormatReader
+from worker.chat.formats.record import Format
 from worker.chat.logprobs import ContentLogprobs
 from worker.chat.options import ToolUse
-from worker.chat.tools.parser import CallArguments, CallEnded, CallStarted, Content, Part, ToolCallParser
 from worker.protocol import Event, FinishReason, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
 
 
 class AnswerReader:
     """Turns the text of choice `index` into events, as it comes."""
 
-    def __init__(self, index: int, thinks_until: str | None, use: ToolUse | None) -> None:
+    def __init__(self, index: int, form: Format, use: ToolUse | None, prompt: str = "") -> None:
+        """`prompt` may have opened the thinking."""
         self._index = index
-        self._reasoning = reasoning.ReasoningParser(thinks_until)
-        self._calls = ToolCallParser({tool.name: tool.parameters for tool in use.tools}) if use else None
+        tools = None if use is None else {tool.name: tool.parameters for tool in use.tools}
+        self._reader = FormatReader(form, tools, form.opened_by(prompt))
         self._required = use is not None and use.required
         self._parallel = use is None or use.parallel
         self._logprobs = ContentLogprobs()
         self._num_chars = 0
-        self._answer_start: int | None = None  # where the thinking is over
         self._content_end = 0
         self._num_calls = 0
         self._call_is_cut = False
@@ -34,13 +35,11 @@ class AnswerReader:
         """What the text says; once `done`, nothing."""
         self._num_chars += len(text)
         self._logprobs.add(logprobs)
-        return list(self._events(self._reasoning.feed(text)))
+        return list(self._events(self._reader.feed(text)))
 
     def finish(self, reason: FinishReason) -> tuple[list[Event], FinishReason]:
         """The last events, and why the answer ends: `tool_calls` only if no call was cut off."""
-        events = list(self._events(self._reasoning.finish()))
-        if self._calls is not None:
-            events += self._parts(self._calls.finish())
+        events = list(self._events(self._reader.finish()))
         if self._required:  # only the beginning of a call can be left: its grammar allows nothing else
             events = [event for event in events if not isinstance(event, TextDelta)]
         elif self._content_end == self._num_chars and (rest := self._logprobs.take_rest()):
@@ -48,28 +47,16 @@ class AnswerReader:
         called = self._num_calls > 0 and not self._call_is_cut
         return events, "tool_calls" if called and (self.done or reason == "stop") else reason
 
-    def _events(self, parts: Sequence[reasoning.Reasoning | str]) -> Iterator[Event]:
-        for part in parts:
-            if isinstance(part, reasoning.Reasoning):
-                self.thought += part.text
-                yield ReasoningDelta(self._index, part.text)
-                continue
-            start = self._num_chars - len(part)  # of an answer, nothing is held back
-            if self._answer_start is None:
-                self._answer_start = start
-            if self._calls is None:
-                yield self._content(part, start)
-            else:
-                yield from self._parts(self._calls.feed(part))
-
-    def _parts(self, parts: Sequence[Part]) -> Iterator[Event]:
+    def _events(self, parts: Sequence[Part]) -> Iterator[Event]:
         for part in parts:
             if self.done:
                 return
             match part:
+                case Thought():
+                    self.thought += part.text
+                    yield ReasoningDelta(self._index, part.text)
                 case Content():
-                    assert self._answer_start is not None
-                    yield self._content(part.text, self._answer_start + part.start)
+                    yield self._content(part.text, part.start)
                 case CallStarted():
                     call_id = f"call_{secrets.token_hex(12)}"
                     yield ToolCallDelta(self._index, self._num_calls, id=call_id, name=part.name)

@@ -10,6 +10,8 @@ from typing import Any
 
 from worker.chat.completeness import Probe
 from worker.chat.control_tokens import ChatVocabulary, ControlTokens
+from worker.chat.formats.families import choose
+from worker.chat.formats.record import Format
 from worker.chat.forms import Form, Offer, Tools, forms, offers
 from worker.chat.jinja import JinjaTemplate, TemplateExhausted, TemplateRefusal
 from worker.chat.messages import Message, with_argument_objects
@@ -42,14 +44,12 @@ RESERVED = frozenset(
 class Prompt:
     """A rendered conversation; `text` has stand-ins where tokens might begin or end in what a client wrote.
 
-    `source` is the template that rendered it. `tells_tools`: it cannot show the tools on offer, the system
-    message describes them and how they are called.
+    `form` is how its model writes what comes next.
     """
 
     text: str
     tokens: list[int]
-    source: str
-    tells_tools: bool = False
+    form: Format
 
 
 # Conversations that show what a template can do at all.
@@ -90,6 +90,8 @@ class ChatTemplate:
         if for_tools:
             self.variables |= self.for_tools.variables
         self.knows_tools = not self.variables.isdisjoint(TOOL_VARIABLES)
+        self.form = choose(source, knows_tools=self.knows_tools)
+        vocabulary.show(self.form.markers)
 
     def prompt(
         self,
@@ -118,7 +120,8 @@ class ChatTemplate:
             raise _refused(error) from error
         except ContextLengthExceeded as error:
             raise error.of("messages") from None
-        return Prompt(rendered.text, tokens, self.source, rendered.tells_tools)
+        form = choose(self.source, knows_tools=False) if rendered.tells_tools else self.form
+        return Prompt(rendered.text, tokens, form)
 
     @cached_property
     def protects_roles(self) -> bool:

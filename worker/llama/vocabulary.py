@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from worker.chat.control_tokens import SHOWN
 from worker.llama.library import llama_cpp
 from worker.llama.tokenizer import Tokenizer
 
@@ -14,11 +13,12 @@ _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNO
 
 
 class LlamaVocabulary:
-    """The model's own pieces, fetched once each; control tokens but `shown` have empty ones."""
+    """The model's own pieces, fetched once each; those of control tokens are empty, unless shown."""
 
-    def __init__(self, model: Any, shown: frozenset[str] = SHOWN, context_length: int | None = None) -> None:
+    def __init__(self, model: Any, context_length: int | None = None) -> None:
         """`check_fits` refuses text that is certain to be longer than `context_length` tokens."""
-        self._shown, self.context_length = shown, context_length
+        self.context_length = context_length
+        self._shown: set[int] = set()
         self._vocab = model.vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self._pieces: dict[int, bytes] = {}
@@ -43,6 +43,14 @@ class LlamaVocabulary:
         """Control tokens at which an answer ends too, such as those that begin the next role."""
         wanted = frozenset(texts)
         self._ends |= {token for token in self._tokens_with(_CONTROL) if self._text(token) in wanted}
+
+    def show(self, markers: Iterable[str]) -> None:
+        """Control tokens in one of these texts are pieces of an answer, for others to read."""
+        joined = "\0".join(markers)
+        self._shown |= {
+            token for token in self._tokens_with(_CONTROL) if (self._text(token) or "\0\0") in joined
+        }
+        self._pieces.clear()
 
     def tokenize(self, text: bytes, special: bool, *, continued: bool = False) -> list[int]:
         return self._tokenizer.tokenize(text, special, continued=continued)
@@ -69,7 +77,7 @@ class LlamaVocabulary:
         return "" if token == -1 else self._text(token)
 
     def _fetch(self, token: int) -> bytes:
-        shown = self._text(token) in self._shown
+        shown = token in self._shown
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)

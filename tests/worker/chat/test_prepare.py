@@ -9,6 +9,7 @@ import pytest
 
 from tests.worker.chat.grammar_checker import GrammarChecker, constraints, vocabulary
 from tests.worker.chat.test_template import template
+from worker.chat.formats.record import THINK
 from worker.chat.options import Chat, ResponseFormat, Tool, ToolUse
 from worker.chat.prepare import prepare
 from worker.chat.template import ChatTemplate
@@ -169,7 +170,7 @@ def test_template_variables_are_passed_on_and_unknown_ones_reported() -> None:
     )
     assert chat.prompt.text.endswith("False<think>")
     assert chat.ignored == ("chat_template_kwargs.x",)
-    assert chat.thinks_until == "</think>"
+    assert chat.prompt.form.opened_by(chat.prompt.text) == THINK
     assert prepare(request(reasoning_effort="low"), template(NATIVE), constraints()).ignored == (
         "reasoning_effort",
     )

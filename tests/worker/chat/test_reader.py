@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from worker.chat.formats.families import HERMES
 from worker.chat.options import Tool, ToolUse
 from worker.chat.reader import AnswerReader
 from worker.protocol import FinishReason, ReasoningDelta, TextDelta, TokenLogprob, ToolCallDelta
@@ -20,7 +21,7 @@ def logprob(token: str) -> TokenLogprob:
 
 
 def test_log_probabilities_go_with_the_answer_and_not_with_the_thinking() -> None:
-    reader = AnswerReader(0, None, None)
+    reader = AnswerReader(0, HERMES, None)
     events = reader.feed("<think>", [logprob("<think>")])
     events += reader.feed("hm", [logprob("hm")])
     events += reader.feed("</think>", [logprob("</think>")])
@@ -30,7 +31,7 @@ def test_log_probabilities_go_with_the_answer_and_not_with_the_thinking() -> Non
 
 
 def test_log_probabilities_wait_for_text_that_is_held_back() -> None:
-    reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+    reader = AnswerReader(0, HERMES, ToolUse((CLOCK,)))
     events = reader.feed("<tool", [logprob("<tool")]) + reader.feed("s>", [logprob("s>")])
     assert events == [TextDelta(0, "<tools>", (logprob("<tool"), logprob("s>")))]
 
@@ -87,7 +88,7 @@ def test_log_probabilities_are_those_of_the_content_however_the_text_is_cut(
 ) -> None:
     random_cuts = [{random.Random(seed).randrange(80) for _ in range(seed % 12)} for seed in range(200)]
     for cuts in [set(), set(range(200)), *random_cuts]:
-        reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+        reader = AnswerReader(0, HERMES, ToolUse((CLOCK,)))
         events = [event for piece in detokenized(written, cuts) for event in reader.feed(*piece)]
         events += reader.finish("stop")[0]
         deltas = [event for event in events if isinstance(event, TextDelta)]
@@ -102,14 +103,14 @@ def test_a_call_that_was_cut_off_is_not_told_as_tool_calls() -> None:
     reasons: list[FinishReason] = ["stop", "length"]
     for reason in reasons:
         for text in (begun, whole + begun):
-            reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+            reader = AnswerReader(0, HERMES, ToolUse((CLOCK,)))
             reader.feed(text)
             assert reader.finish(reason)[1] == reason
 
 
 def test_nothing_is_shown_of_a_required_call_that_was_cut_before_its_arguments() -> None:
     for text in ("<tool", '<tool_call>\n{"name": "get_ti', "<think>hm</think><tool_call>", "<thi"):
-        reader = AnswerReader(0, None, ToolUse((CLOCK,), required=True))
+        reader = AnswerReader(0, HERMES, ToolUse((CLOCK,), required=True))
         events = reader.feed(text, tokens(text))
         last, reason = reader.finish("length")
         assert [event for event in events + last if not isinstance(event, ReasoningDelta)] == []
@@ -119,14 +120,14 @@ def test_nothing_is_shown_of_a_required_call_that_was_cut_before_its_arguments()
 def test_calls_end_an_answer_as_tool_calls_unless_it_was_cut() -> None:
     call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
     for engine_reason, reason in (("stop", "tool_calls"), ("length", "length")):
-        reader = AnswerReader(0, None, ToolUse((CLOCK,)))
+        reader = AnswerReader(0, HERMES, ToolUse((CLOCK,)))
         reader.feed(call)
         assert reader.finish(engine_reason)[1] == reason  # type: ignore[arg-type]
-    assert AnswerReader(0, None, ToolUse((CLOCK,))).finish("stop")[1] == "stop"
+    assert AnswerReader(0, HERMES, ToolUse((CLOCK,))).finish("stop")[1] == "stop"
 
 
 def test_one_call_is_enough_where_parallel_ones_are_not_wanted() -> None:
-    reader = AnswerReader(0, None, ToolUse((CLOCK,), parallel=False))
+    reader = AnswerReader(0, HERMES, ToolUse((CLOCK,), parallel=False))
     call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
     events = reader.feed(call + call)
     assert [event.call for event in events if isinstance(event, ToolCallDelta)] == [0, 0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from enum import Enum
 
-NAME_KEYS = frozenset({"name", "function"})
+NAME_KEYS = frozenset({"name", "function", "tool_name"})
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
-OTHER_KEYS = frozenset({"type", "id"})
+OTHER_KEYS = frozenset({"type", "id", "tool_call_id"})
 
 
 class _Expect(Enum):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from worker.chat.constraint import Constraints
+from worker.chat.formats.record import Calls
 from worker.chat.options import Tool, ToolUse
 from worker.chat.schema.document import SchemaError, check_nesting
-from worker.chat.schema.enforceable import Schema, enforceable, json_rule
+from worker.chat.schema.enforceable import Schema, enforceable
 from worker.protocol import InvalidRequest
 
 MAX_CALLS = 8  # in one answer that has to call; small models would go on for ever
@@ -30,31 +30,6 @@ To call a function, write a JSON object with its name and arguments within <tool
 Results come back within <tool_response></tool_response>. If no function is needed, answer directly."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallFormat:
-    """How a model writes calls: `trigger` is what no other text has, and `begin` what follows it."""
-
-    trigger: str
-    begin: str
-    end: str
-    between: str
-    arguments_key: str = "arguments"
-
-
-_HERMES = CallFormat("<tool_call>", "\n", "\n</tool_call>", "\n</tool_call>\n<tool_call>\n")
-_MISTRAL = CallFormat("[TOOL_CALLS]", "[", "]", ", ")
-_LLAMA = CallFormat("", "", "", "; ", "parameters")
-
-
-def call_format(template: str, *, knows_tools: bool) -> CallFormat:
-    """What the template's own words tell of the model's training."""
-    if not knows_tools or "<tool_call>" in template:
-        return _HERMES
-    if "[TOOL_CALLS]" in template:
-        return _MISTRAL
-    return _LLAMA if '"parameters"' in template else _HERMES
-
-
 def instructions(tools: Sequence[Tool]) -> str:
     """For models whose template does not know tools."""
     signatures = "\n".join(json.dumps(definition(tool), ensure_ascii=False) for tool in tools)
@@ -67,26 +42,28 @@ def definition(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def call_rules(use: ToolUse, form: CallFormat, constraints: Constraints) -> list[str]:
+def call_rules(use: ToolUse, calls: Calls, constraints: Constraints) -> list[str]:
     """Lark's rule `calls`, and those it needs: one call, or several if that is wanted, of any tool on offer.
 
     Raises InvalidRequest for a strict tool whose parameters cannot be enforced.
     """
     written = constraints.written
-    more = f"({written(form.between)} call){{0,{MAX_CALLS - 1}}}" if use.parallel else ""
-    calls = f"calls: {written(form.trigger + form.begin)} call {more} {written(form.end)}"
-    return [calls, *_one_of(use, form)]
+    several = use.parallel and calls.several
+    more = f"({written(calls.between)} call){{0,{MAX_CALLS - 1}}}" if several else ""
+    parts = [f"calls: {written(calls.begin)} call {more} {written(calls.end)}"]
+    return [*parts, *_one_of(use, calls, constraints)]
 
 
-def free_rules(use: ToolUse, form: CallFormat, constraints: Constraints) -> list[str]:
+def free_rules(use: ToolUse, calls: Calls, constraints: Constraints) -> list[str]:
     """Lark's rule `calls`, and those it needs: any text, and a call of a tool wherever one begins."""
     written = constraints.written
-    more = "" if form.trigger in form.between else f"({written(form.between)} call)*"
+    trigger = calls.trigger
+    more = "" if trigger in calls.between else f"({written(calls.between)} call)*"
     return [
-        f"calls: (text {written(form.begin)} call {more} {written(form.end)})* LAST?",
-        constraints.until("text", form.trigger),
+        f"calls: (text {written(calls.begin.partition(trigger)[2])} call {more} {written(calls.end)})* LAST?",
+        constraints.until("text", trigger),
         "LAST: /(?s:.+)/",
-        *_one_of(use, form),
+        *_one_of(use, calls, constraints),
     ]
 
 
@@ -97,24 +74,14 @@ def check_strict(use: ToolUse) -> None:
             _arguments(tool)
 
 
-def _one_of(use: ToolUse, form: CallFormat) -> list[str]:
+def _one_of(use: ToolUse, calls: Calls, constraints: Constraints) -> list[str]:
     names = [f"call_{i}" for i in range(len(use.tools))]
-    rules = [f"{name}: {json_rule(_call(tool, form))}" for name, tool in zip(names, use.tools, strict=True)]
+    rules = [
+        rule
+        for name, tool in zip(names, use.tools, strict=True)
+        for rule in calls.syntaxes[0].rules(name, tool.name, _arguments(tool), constraints)
+    ]
     return [f"call: {' | '.join(names)}", *rules]
-
-
-def _call(tool: Tool, form: CallFormat) -> Schema:
-    """A call as JSON. Its name is no text before the arguments: that might be read as more than itself."""
-    arguments = _arguments(tool)
-    definitions = arguments.pop("$defs", {})
-    properties = {"name": {"const": tool.name}, form.arguments_key: arguments}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-        "$defs": definitions,
-    }
 
 
 def _arguments(tool: Tool) -> Schema:

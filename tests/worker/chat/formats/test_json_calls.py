@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from worker.chat.tools.parser import CallArguments, CallEnded, CallStarted, Content, ToolCallParser
+from worker.chat.formats.families import HERMES
+from worker.chat.formats.parts import CallArguments, CallEnded, CallStarted, Content
+from worker.chat.formats.reader import FormatReader
 
 TOOLS = {
     "get_weather": {
@@ -22,7 +24,7 @@ Outcome = tuple[str, list[tuple[str, str]]]
 
 def parse(chunks: list[str]) -> Outcome:
     """The content, and each call's name and arguments. Checks that every call is started and ended once."""
-    parser = ToolCallParser(TOOLS)
+    parser = FormatReader(HERMES, TOOLS)
     parts = [part for chunk in chunks for part in parser.feed(chunk)] + parser.finish()
     content, calls, is_open = "", [], False
     for part in parts:
@@ -175,14 +177,14 @@ def test_a_format_is_read_whole_and_cut_anywhere(name: str) -> None:
 
 
 def test_arguments_are_handed_out_while_they_are_written() -> None:
-    parser = ToolCallParser(TOOLS)
+    parser = FormatReader(HERMES, TOOLS)
     parser.feed('<tool_call>{"name": "get_weather", "arguments": ')
     assert parser.feed('{"city": "Pa') == [CallStarted("get_weather"), CallArguments('{"city": "Pa')]
     assert parser.feed("ris") == [CallArguments("ris")]
 
 
 def test_text_is_not_held_back_longer_than_it_might_be_a_call() -> None:
-    parser = ToolCallParser(TOOLS)
+    parser = FormatReader(HERMES, TOOLS)
     assert parser.feed("Hello") == [Content("Hello", 0)]
     assert parser.feed(" you <tool") == [Content(" you", 5)]
     assert parser.feed("box>") == [Content(" <toolbox>", 9)]
@@ -200,7 +202,7 @@ def test_text_is_not_held_back_longer_than_it_might_be_a_call() -> None:
     ],
 )
 def test_a_call_is_complete_once_its_arguments_are(text: str, complete: bool) -> None:
-    parser = ToolCallParser(TOOLS)
+    parser = FormatReader(HERMES, TOOLS)
     parts = [*parser.feed(text), *parser.finish()]
     assert parts[-1] == CallEnded(complete)
 

@@ -1,0 +1,1 @@
+"""How model families write their thinking, their answers and their calls: one record each."""
