@@ -11,8 +11,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-# What this API adds to OpenAI's, as other servers do.
-EXTENSIONS = {"reasoning_content"}
+# What this API adds to OpenAI's, as other servers do; and what OpenAI's own sends, though the types lack it.
+EXTENSIONS = {"reasoning_content", "store", "bytes"}
 FINISH_REASONS = {"stop", "length", "tool_calls", "content_filter", "function_call"}
 
 

@@ -21,6 +21,7 @@ from gateway.legacy.generate import router as generate
 from gateway.openai.chat.route import router as chat
 from gateway.openai.completions.route import router as completions
 from gateway.openai.models.route import router as models
+from gateway.openai.responses.route import router as responses
 from gateway.ops.health import router as health
 from gateway.ops.logs import RequestContext
 from gateway.settings import GatewaySettings, split_list
@@ -53,7 +54,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    for router in (chat, completions, models):
+    for router in (chat, completions, responses, models):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
     for router in (generate, health):

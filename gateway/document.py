@@ -27,19 +27,24 @@ ERROR_RESPONSES: Responses = {
 }
 
 
-def whole_or_stream(whole: type, chunk: type) -> Responses:
-    """The 200 of a route that answers in one body, or in events whose data `chunk` describes."""
+def whole_or_stream(whole: type, chunk: type, *, done: bool = True) -> Responses:
+    """The 200 of a route that answers in one body, or in events whose data `chunk` describes.
+
+    `done`: the last event's data is `[DONE]`. Where it is not, events have names.
+    """
     schema = TypeAdapter(chunk).json_schema(ref_template="#/components/schemas/{model}")
     definitions = {**schema.pop("$defs", {}), chunk.__name__: schema}
     data = {"$ref": f"#/components/schemas/{chunk.__name__}"}
     # `itemSchema` is OpenAPI 3.2's word for what each event is.
     chunk_data = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
-    event = {"anyOf": [{"const": "[DONE]"}, chunk_data]}
-    item = {"type": "object", "properties": {"data": event}, "required": ["data"], "$defs": definitions}
+    event = {"anyOf": [{"const": "[DONE]"}, chunk_data]} if done else chunk_data
+    properties = {"data": event} if done else {"event": {"type": "string"}, "data": event}
+    item = {"type": "object", "properties": properties, "required": [*properties], "$defs": definitions}
+    end = " that end with `[DONE]`" if done else ""
     return {
         200: {
             "model": whole,
-            "description": "One JSON body, or with `stream` server-sent events that end with `[DONE]`.",
+            "description": f"One JSON body, or with `stream` server-sent events{end}.",
             "content": {"text/event-stream": {"itemSchema": item}},
             "headers": {
                 "x-ignored-parameters": {

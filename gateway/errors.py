@@ -56,13 +56,15 @@ class APIError(Exception):
         self.param, self.code, self.headers = param, code, dict(headers or {})
 
     @property
-    def body(self) -> bytes:
-        """The envelope with all four keys; its message ends with the request's id, as the log has it."""
+    def detail(self) -> ErrorDetail:
+        """All four keys; the message ends with the request's id, as the log has it."""
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         message = f"{self.message} (request {request_id})" if request_id else self.message
-        envelope: ErrorResponse = {
-            "error": {"message": message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"message": message, "type": self.type, "param": self.param, "code": self.code}
+
+    @property
+    def body(self) -> bytes:
+        envelope: ErrorResponse = {"error": self.detail}
         return orjson.dumps(envelope)
 
     def response(self) -> Response:

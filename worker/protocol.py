@@ -161,10 +161,11 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Choice `index` is complete."""
+    """Choice `index` is complete; `stop` is the stop string that ended it, if one did."""
 
     index: int
     reason: FinishReason
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

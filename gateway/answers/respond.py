@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from fastapi import Response
@@ -15,8 +15,8 @@ from gateway.answers.stream import EventStreamResponse
 from gateway.answers.whole import WholeAnswer
 from gateway.deps import Exchange
 from gateway.ops.logs import CompletionLog
+from worker.protocol import InvalidRequest, WorkerFailed
 from worker.protocol import Request as WorkerRequest
-from worker.protocol import WorkerFailed
 
 IGNORED_HEADER = "x-ignored-parameters"
 _MAX_HEADER = 2000  # characters; clients and proxies give up on headers much larger
@@ -24,11 +24,18 @@ _MAX_HEADER = 2000  # characters; clients and proxies give up on headers much la
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A worker's request, the number of choices in its answer, and the parameters that it leaves out."""
+    """A worker's request, the number of choices in its answer, and the parameters that it leaves out.
+
+    `names` are the API's own for what the worker calls as OpenAI's chats do, such as `messages`.
+    """
 
     request: WorkerRequest
     num_choices: int = 1
     ignored: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, param: str | None) -> str | None:
+        return None if param is None else self.names.get(param, param)
 
 
 async def respond(exchange: Exchange, asked: Asked, encoder: Encoder) -> Response:
@@ -41,7 +48,8 @@ async def respond(exchange: Exchange, asked: Asked, encoder: Encoder) -> Respons
         answer = await collect(exchange, asked)
         response = Response(encoder.whole(answer), media_type="application/json")
         ignored = answer.ignored
-    response.headers.update(ignored_header((*asked.ignored, *ignored)))
+    named = [asked.names.get(name, name) for name in ignored]
+    response.headers.update(ignored_header((*asked.ignored, *named)))
     return response
 
 
@@ -61,10 +69,15 @@ async def collect(exchange: Exchange, asked: Asked) -> WholeAnswer:
 async def _batches(exchange: Exchange, asked: Asked) -> Batches:
     """The worker's events, logged. They never just end: clients take that for a finished answer."""
     log = CompletionLog(asked.request.model)
-    async with aclosing(exchange.gateway.backend.chat(asked.request)) as batches:
-        async for batch in batches:
-            log.observe(batch)
-            yield batch
+    try:
+        async with aclosing(exchange.gateway.backend.chat(asked.request)) as batches:
+            async for batch in batches:
+                log.observe(batch)
+                yield batch
+    except InvalidRequest as error:
+        if (name := asked.name(error.param)) == error.param:
+            raise
+        raise InvalidRequest(error.message, name, error.code) from error
     if log.num_finished < asked.num_choices:
         raise WorkerFailed("The worker ended before the answer was complete. Send the request again.")
 

@@ -39,15 +39,20 @@ class Choice:
 
 
 class WholeAnswer:
-    """All of an answer, once every event has been added. `ignored`: parameters that had no effect."""
+    """All of an answer, once every event has been added. `ignored`: parameters that had no effect.
+
+    `events` has what came in its order, for APIs that keep it.
+    """
 
     def __init__(self, num_choices: int) -> None:
         self.choices = [Choice() for _ in range(num_choices)]
         self.usage = Usage(0, 0)
         self.ignored: tuple[str, ...] = ()
+        self.events: list[Event] = []
 
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
+            self.events.append(event)
             match event:
                 case TextDelta():
                     self.choices[event.index].text.append(event.text)

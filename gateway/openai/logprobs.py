@@ -1,4 +1,4 @@
-"""Log probabilities as chats carry them: token by token, each with its bytes and its alternatives."""
+"""Log probabilities, token by token, each with its bytes and its alternatives."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ class Logprobs(TypedDict):
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> Logprobs | None:
-    if not tokens:
-        return None
-    return {
-        "content": [{**_logprob(token), "top_logprobs": list(map(_logprob, token.top))} for token in tokens],
-        "refusal": None,
-    }
+    return {"content": token_logprobs(tokens), "refusal": None} if tokens else None
+
+
+def token_logprobs(tokens: Sequence[TokenLogprob]) -> list[TokenLogprobs]:
+    return [{**_logprob(token), "top_logprobs": list(map(_logprob, token.top))} for token in tokens]
 
 
 def _logprob(token: TokenLogprob) -> TopLogprob:

@@ -1,23 +1,24 @@
-"""What chat and text completions take in common, and how it reaches the worker.
-
-A parameter of the sampler is a field here and one of the same name in the worker's SamplingParams.
-"""
+"""What the requests of OpenAI's APIs take in common beside the sampler's own parameters."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
 from gateway.json_body import PlainOr, StrictBody
-from gateway.openai.marks import Hint, Refused, hints
-from worker.protocol import RECOMMENDABLE, SamplingParams
+from gateway.marks import Hint, hints
+from gateway.sampling import SamplerFields, TokenLimit
 
 MAX_STOP_STRINGS = 4
 MAX_CHOICES = 128
-MAX_INT32 = 2**31 - 1
+
+JSONObject = dict[str, Any]
+StopStrings = PlainOr[str, Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)]]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
+ReasoningEffort = Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class StreamOptions(StrictBody):
@@ -25,87 +26,38 @@ class StreamOptions(StrictBody):
     include_obfuscation: bool | None = None
 
 
-def _token_biases(biases: dict[str, float]) -> dict[str, float]:
-    for token, bias in biases.items():
-        if not (token.isascii() and token.isdecimal()) or int(token) > MAX_INT32:
-            raise ValueError(f"keys are token ids, so {token!r} should be a whole number")
-        if not -100 <= bias <= 100:
-            raise ValueError(f"the bias of token {token} should be from -100 to 100")
-    return biases
-
-
-def _whole(value: Any) -> Any:
-    """10.0, as languages without whole numbers write 10."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _limit(value: int) -> int:
-    if value == 0:
-        raise ValueError("it should be 1 or more, or -1 for no limit but the context's end")
-    return value
-
-
-def _off(value: Any) -> Any:
-    """vLLM's -1 switches the sampler off, as llama.cpp's 0 does."""
-    return 0 if value == -1 else value
-
-
-UNLIMITED = -1
-Tokens = Annotated[int, BeforeValidator(_whole), Field(ge=UNLIMITED, le=MAX_INT32)]
-TokenLimit = Annotated[Tokens, AfterValidator(_limit)]
-
-
-class SamplingFields(StrictBody):
-    """Null means the default."""
+class AnswerFields(SamplerFields):
+    """Of every request for an answer."""
 
     model: str
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    stop: PlainOr[str, Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)]] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
-    max_tokens: TokenLimit | None = None
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    logit_bias: Annotated[dict[str, float], AfterValidator(_token_biases)] | None = None
+    stop: StopStrings | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str | None, Hint()] = None
-    # llama.cpp's own; the SDK sends them through `extra_body`.
-    top_k: Annotated[int, BeforeValidator(_off), Field(ge=0, le=MAX_INT32)] | None = None
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    typical_p: float | None = Field(default=None, gt=0, le=1)
-    repeat_penalty: float | None = Field(default=None, ge=0.01, le=10)
-    mirostat_mode: int | None = Field(default=None, ge=0, le=2)
-    mirostat_tau: float | None = Field(default=None, ge=0, le=100)
-    mirostat_eta: float | None = Field(default=None, ge=0, le=1)
-    # llama.cpp's parser trusts the author of a grammar: some crash it, some keep it busy for ever.
-    grammar: Annotated[
-        str | None, Refused("send a chat completion with 'response_format' or 'guided_regex' instead.")
-    ] = None
+
+
+class HostedFields(StrictBody):
+    """About how OpenAI's own servers go about it: of no effect here."""
+
+    safety_identifier: Annotated[Annotated[str, Field(max_length=128)] | None, Hint()] = None
+    prompt_cache_key: Annotated[str | None, Hint()] = None
+    prompt_cache_retention: Annotated[Literal["in_memory", "in-memory", "24h"] | None, Hint()] = None
+    prompt_cache_options: Annotated[JSONObject | None, Hint()] = None
+    service_tier: Annotated[ServiceTier | None, Hint()] = None
+
+
+class SamplingFields(AnswerFields):
+    """Null means the default."""
+
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    max_tokens: TokenLimit | None = None
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-# The fields that reach the worker as they stand.
-_SAME_NAME = SamplingFields.model_fields.keys() & {field.name for field in dataclasses.fields(SamplingParams)}
-
-
-def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-    given: dict[str, Any] = {name: getattr(body, name) for name in _SAME_NAME}
-    given |= {
-        "stop": tuple(filter(None, [body.stop] if isinstance(body.stop, str) else body.stop or [])),
-        "logit_bias": {int(token): bias for token, bias in (body.logit_bias or {}).items()},
-        "max_tokens": None if max_tokens == UNLIMITED else max_tokens,
-        "logprobs": logprobs,
-        "left_to_model": frozenset(name for name in RECOMMENDABLE if given[name] is None),
-    }
-    return SamplingParams(**{name: value for name, value in given.items() if value is not None})
-
-
-def ignored(body: SamplingFields) -> Iterable[str]:
+def ignored(body: AnswerFields) -> Iterable[str]:
     """Hints that were given, and fields that the API does not have."""
     yield from hints(body)
     if body.stream_options and not body.stream:

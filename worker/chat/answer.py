@@ -157,4 +157,5 @@ def _read_output(index: int, output: Output, reader: Reader) -> tuple[list[Event
     if output.finish_reason is None and not reader.done:
         return events, False
     last, reason = reader.finish(output.finish_reason or "stop")
-    return [*events, *last, Finished(index, reason)], True
+    stop = output.stop if reason == "stop" else None
+    return [*events, *last, Finished(index, reason, stop)], True

@@ -21,13 +21,13 @@ class Vocabulary(Protocol):
 
 
 class Detokenizer:
-    """One sequence's output: `push` pieces, take what is safe to show; `stopped` once a stop string is met.
+    """One sequence's output: `push` pieces, take what is safe to show; `stopped_by` is the stop string met.
 
     Bytes that do not yet form a character wait; text that may begin a stop string waits too. Log
     probabilities come out together with the text of their token.
     """
 
-    __slots__ = ("_decoder", "_held", "_logprobs", "_num_decoded", "_num_shown", "_stop", "stopped")
+    __slots__ = ("_decoder", "_held", "_logprobs", "_num_decoded", "_num_shown", "_stop", "stopped_by")
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -36,7 +36,11 @@ class Detokenizer:
         self._logprobs: list[tuple[int, TokenLogprob]] = []  # each with the offset where its text starts
         self._num_decoded = 0
         self._num_shown = 0
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def push(self, piece: bytes, logprob: TokenLogprob | None = None) -> tuple[str, tuple[TokenLogprob, ...]]:
         """Add a token's piece; what may be shown now."""
@@ -52,9 +56,9 @@ class Detokenizer:
         self._num_decoded += len(new)
         text = self._held + new
         if self._stop and not self.stopped:
-            cut = min((at for at in map(text.find, self._stop) if at >= 0), default=-1)
-            if cut >= 0:
-                self.stopped = True
+            cut, stop = min(((text.find(s), s) for s in self._stop if s in text), default=(-1, None))
+            if stop is not None:
+                self.stopped_by = stop
                 return self._release(text[:cut], "")
             if not final:
                 safe = len(text) - _partial_stop(text, self._stop)

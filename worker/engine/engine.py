@@ -340,7 +340,9 @@ class Engine:
         self._num_finished += 1
         took = time.monotonic() - sequence.arrived
         self._seconds_per_sequence += 0.1 * (took - self._seconds_per_sequence)
-        self._put(sequence, Output(text + rest, logprobs + more, finish_reason=reason), last=True)
+        stop = sequence.detokenizer.stopped_by
+        last = Output(text + rest, logprobs + more, finish_reason=reason, stop=stop)
+        self._put(sequence, last, last=True)
         self._remove(sequence)
 
     def _fail(self, sequence: Sequence, error: WorkerError) -> None:

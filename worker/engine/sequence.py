@@ -17,17 +17,21 @@ from worker.protocol import FinishReason, TokenLogprob, WorkerError
 
 @dataclass(slots=True)
 class Output:
-    """What a sequence has gained since the last one; the last has `finish_reason` or `error`."""
+    """What a sequence has gained since the last one; the last has `finish_reason` or `error`.
+
+    `stop` is the stop string that ended it, if one did.
+    """
 
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     error: WorkerError | None = None
+    stop: str | None = None
 
     def merge(self, newer: Output) -> None:
         self.text += newer.text
         self.logprobs += newer.logprobs
-        self.finish_reason, self.error = newer.finish_reason, newer.error
+        self.finish_reason, self.error, self.stop = newer.finish_reason, newer.error, newer.stop
 
 
 Waiter = asyncio.Future[None] | threading.Event

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gateway.errors import missing, unsupported
+from gateway.conversation import answered, call, only_waiting, result, said
+from gateway.errors import unsupported
 from gateway.json_body import PlainOr, StrictBody
 from gateway.openai.chat.tools import FUNCTIONS_ONLY, CustomOr, CustomTool
-
-
-class TextPart(StrictBody):
-    type: Literal["text"]
-    text: str
-
-
-class RefusalPart(StrictBody):
-    type: Literal["refusal"]
-    refusal: str
-
-
-class MediaPart(StrictBody):
-    """Images, audio and files: understood, and refused by name where the model takes text only."""
-
-    type: Literal["image_url", "input_audio", "file"]
-
-
-Part = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
-Content = PlainOr[str, Annotated[list[Part], Field(min_length=1)]]
+from gateway.openai.parts import Content, MaybeEmpty, text_of
 
 
 class SystemMessage(StrictBody):
@@ -58,7 +39,7 @@ class ToolCall(StrictBody):
 
 class AssistantMessage(StrictBody):
     role: Literal["assistant"]
-    content: PlainOr[str, list[Part]] | None = None
+    content: MaybeEmpty | None = None
     refusal: str | None = None
     name: str | None = None
     tool_calls: list[CustomOr[ToolCall]] | None = None
@@ -96,72 +77,40 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if plain["role"] == "assistant":
             unanswered = {call["id"] for call in plain.get("tool_calls", ())}
         elif plain["role"] == "tool":
-            plain["tool_call_id"] = plain["tool_call_id"] or _only(unanswered, f"messages[{i}].tool_call_id")
+            plain["tool_call_id"] = plain["tool_call_id"] or only_waiting(
+                unanswered, f"messages[{i}].tool_call_id"
+            )
             unanswered.discard(plain["tool_call_id"])
         translated.append(plain)
     return translated
 
 
-def _only(call_ids: Collection[str], param: str) -> str:
-    """The id that a result may leave out, because one call alone waits for it."""
-    if len(call_ids) != 1:
-        raise missing(param)
-    (call_id,) = call_ids
-    return call_id
-
-
 def _message(message: Message, where: str) -> dict[str, Any]:
-    content = _text(message.content, f"{where}.content")
+    content = text_of(message.content, f"{where}.content")
     match message:
         case AssistantMessage():
             return _assistant(message, content, where)
         case ToolMessage():
-            return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
+            return result(message.tool_call_id, content)
         case FunctionMessage():
-            return {"role": "tool", "content": content, "name": message.name, "tool_call_id": message.name}
+            return result(message.name, content, message.name)
         case SystemMessage():
-            return {"role": "system", "content": content, **_name(message.name)}
+            return said("system", content, message.name)
         case _:
-            return {"role": "user", "content": content, **_name(message.name)}
+            return said("user", content, message.name)
 
 
 def _assistant(message: AssistantMessage, content: str, where: str) -> dict[str, Any]:
-    translated = {"role": "assistant", "content": content or message.refusal or "", **_name(message.name)}
-    if message.reasoning_content:
-        translated["reasoning_content"] = message.reasoning_content
     calls = []
-    for i, call in enumerate(message.tool_calls or []):
-        if isinstance(call, CustomTool):
+    for i, made in enumerate(message.tool_calls or []):
+        if isinstance(made, CustomTool):
             raise unsupported(f"{where}.tool_calls[{i}]", FUNCTIONS_ONLY)
-        calls.append(_call(call.id, call.function))
-    if message.function_call:
-        calls.append(_call(message.function_call.name, message.function_call))
-    return {**translated, "tool_calls": calls} if calls else translated
-
-
-def _call(call_id: str, function: FunctionCall) -> dict[str, Any]:
-    arguments = function.arguments
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    call = {"name": function.name, "arguments": arguments}
-    return {"id": call_id, "type": "function", "function": call}
-
-
-def _name(name: str | None) -> dict[str, str]:
-    return {"name": name} if name else {}
-
-
-def _text(content: str | Sequence[Part] | None, where: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(_part_text(part, f"{where}[{i}]") for i, part in enumerate(content))
-
-
-def _part_text(part: Part, where: str) -> str:
-    match part:
-        case TextPart():
-            return part.text
-        case RefusalPart():
-            return part.refusal
-        case _:
-            raise unsupported(where, f"this model takes text only, not '{part.type}'.")
+        calls.append(call(made.id, made.function.name, made.function.arguments))
+    if function := message.function_call:
+        calls.append(call(function.name, function.name, function.arguments))
+    return answered(
+        content or message.refusal or "",
+        reasoning=message.reasoning_content or "",
+        calls=calls,
+        name=message.name,
+    )

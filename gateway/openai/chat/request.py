@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from gateway.json_body import StrictBody
-from gateway.openai.chat.formats import FormatFields, response_format
-from gateway.openai.chat.messages import Content, Message, template_messages
+from gateway.marks import Hint, Refused, refuse_unsupported
+from gateway.openai.chat.messages import Message, template_messages
 from gateway.openai.chat.tools import ToolFields, tool_use
-from gateway.openai.marks import Hint, Refused, refuse_unsupported
-from gateway.openai.sampling import SamplingFields, TokenLimit, ignored, sampling_params
+from gateway.openai.formats import FormatFields, response_format
+from gateway.openai.parts import Content
+from gateway.openai.sampling import (
+    HostedFields,
+    JSONObject,
+    ReasoningEffort,
+    SamplingFields,
+    TopLogprobs,
+    ignored,
+)
+from gateway.sampling import TokenLimit, sampling_params
 from worker.protocol import ChatRequest
 
 TEXT_ONLY = 'these models answer in text only. Leave it out or send ["text"].'
-
-JSONObject = dict[str, Any]
-ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
 
 
 class Prediction(StrictBody):
@@ -26,21 +32,16 @@ class Prediction(StrictBody):
     content: Content
 
 
-class ChatCompletionRequest(SamplingFields, ToolFields, FormatFields):
+class ChatCompletionRequest(SamplingFields, HostedFields, ToolFields, FormatFields):
     """All 37 parameters of OpenAI's reference, and llama.cpp's own."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    reasoning_effort: Literal["", "none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    top_logprobs: TopLogprobs | None = None
+    reasoning_effort: ReasoningEffort | None = None
     chat_template_kwargs: JSONObject | None = None
     metadata: Annotated[dict[str, str] | None, Hint()] = None
-    safety_identifier: Annotated[Annotated[str, Field(max_length=64)] | None, Hint()] = None
-    prompt_cache_key: Annotated[str | None, Hint()] = None
-    prompt_cache_retention: Annotated[Literal["in_memory", "in-memory", "24h"] | None, Hint()] = None
-    prompt_cache_options: Annotated[JSONObject | None, Hint()] = None
-    service_tier: Annotated[ServiceTier | None, Hint()] = None
     verbosity: Annotated[Literal["low", "medium", "high"] | None, Hint()] = None
     prediction: Annotated[Prediction | None, Hint()] = None
     store: Annotated[bool | None, Hint()] = None
@@ -67,6 +68,7 @@ def chat_request(body: ChatCompletionRequest, request_id: str) -> ChatRequest:
         messages=template_messages(body.messages),
         sampling=sampling_params(
             body,
+            stop=body.stop,
             max_tokens=body.max_completion_tokens or body.max_tokens,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         ),

@@ -1,21 +1,18 @@
-"""The tools on offer, and whether one may or must be called."""
+"""Tools and the choice of them, as chat completions ask for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag
 
 from gateway.errors import invalid, unsupported
 from gateway.json_body import PlainOr, StrictBody
+from gateway.tools import MAX_TOOLS, Choice, FunctionDefinition, ToolUse, named, offered
 
 T = TypeVar("T")
 
 FUNCTIONS_ONLY = "these models call functions, not custom tools. Send a tool of type 'function'."
-
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_./-]{1,64}$")]
 
 
 class CustomTool(StrictBody):
@@ -33,13 +30,6 @@ def _tool_kind(value: Any) -> str:
 CustomOr = Annotated[
     Annotated[T, Tag("function-tool")] | Annotated[CustomTool, Tag("custom-tool")], Discriminator(_tool_kind)
 ]
-
-
-class FunctionDefinition(StrictBody):
-    name: Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
 class FunctionTool(StrictBody):
@@ -70,68 +60,45 @@ ToolChoice = Annotated[NamedTool | AllowedToolsChoice | CustomTool, Field(discri
 
 
 class ToolFields(StrictBody):
-    tools: Annotated[list[CustomOr[FunctionTool]], Field(max_length=128)] | None = None
+    tools: Annotated[list[CustomOr[FunctionTool]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: PlainOr[Literal["none", "auto", "required"], ToolChoice] | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[list[FunctionDefinition], Field(min_length=1, max_length=128)] | None = None
+    functions: Annotated[list[FunctionDefinition], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     function_call: PlainOr[Literal["none", "auto"], FunctionName] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """The tools that may be called, as OpenAI's API has them, and whether and how often one has to be."""
-
-    tools: Sequence[Mapping[str, Any]] = ()
-    choice: Literal["auto", "required"] = "auto"
-    parallel: bool = True
 
 
 def tool_use(body: ToolFields) -> ToolUse:
     """Without tools where none may be called. Deprecated functions are tools as well."""
-    definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
-    choice: Any = body.tool_choice
-    param, choice_param = "tools", "tool_choice"
     if body.functions or body.function_call is not None:
-        if body.tools or choice is not None:
-            raise invalid("'functions' and 'function_call' are deprecated and exclude 'tools'.", "functions")
-        definitions, choice = body.functions or [], body.function_call
-        param, choice_param = "functions", "function_call"
-    tools = {
-        definition.name: {"type": "function", "function": definition.known_fields()}
-        for definition in definitions
-    }
-    if len(tools) < len(definitions):
-        raise invalid(f"Every name in '{param}' may occur only once.", param)
-    if choice not in (None, "none", "auto") and not tools:
-        raise invalid(f"'{choice_param}' is only allowed when '{param}' are given.", choice_param)
-    if not tools or choice == "none":
-        return ToolUse()
-    parallel = body.parallel_tool_calls is not False and not body.functions
+        return _deprecated(body)
+    definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
+    return offered(definitions, _choice(body.tool_choice), parallel=body.parallel_tool_calls is not False)
+
+
+def _deprecated(body: ToolFields) -> ToolUse:
+    if body.tools or body.tool_choice is not None:
+        raise invalid("'functions' and 'function_call' are deprecated and exclude 'tools'.", "functions")
+    asked = body.function_call
+    choice = named(asked.name) if isinstance(asked, FunctionName) else Choice(asked or "auto")
+    return offered(
+        body.functions or [], choice, parallel=False, param="functions", choice_param="function_call"
+    )
+
+
+def _choice(choice: Literal["none", "auto", "required"] | ToolChoice | None) -> Choice:
     match choice:
-        case None | "auto" | "required":
-            return ToolUse([*tools.values()], choice or "auto", parallel)
         case AllowedToolsChoice():
             allowed = choice.allowed_tools
-            names = [tool.function.name for tool in allowed.tools]
-            return ToolUse(_chosen(tools, names, choice_param), allowed.mode, parallel)
+            return Choice(allowed.mode, [tool.function.name for tool in allowed.tools])
         case CustomTool():
-            raise unsupported(choice_param, FUNCTIONS_ONLY)
+            raise unsupported("tool_choice", FUNCTIONS_ONLY)
         case NamedTool():
-            return ToolUse(_chosen(tools, [choice.function.name], choice_param), "required", False)
+            return named(choice.function.name)
         case _:
-            return ToolUse(_chosen(tools, [choice.name], choice_param), "required", False)
+            return Choice(choice or "auto")
 
 
 def _function(tool: FunctionTool | CustomTool, where: str) -> FunctionDefinition:
     if isinstance(tool, CustomTool):
         raise unsupported(where, FUNCTIONS_ONLY)
     return tool.function
-
-
-def _chosen(tools: Mapping[str, T], names: Sequence[str], param: str) -> list[T]:
-    for name in names:
-        if name not in tools:
-            raise invalid(
-                f"'{param}' names '{name}', which is not among the tools: {', '.join(tools)}.", param
-            )
-    return [tools[name] for name in dict.fromkeys(names)]

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from gateway.errors import invalid, unsupported
-from gateway.openai.marks import refuse_unsupported
-from gateway.openai.sampling import MAX_CHOICES, MAX_INT32, SamplingFields, Tokens, sampling_params
+from gateway.marks import refuse_unsupported
+from gateway.openai.sampling import MAX_CHOICES, SamplingFields
+from gateway.sampling import MAX_INT32, Tokens, sampling_params
 from worker.protocol import CompletionRequest
 
 _NO_PROMPT = "<|endoftext|>"  # what the legacy API continues unless told
@@ -63,7 +64,9 @@ def completion_request(body: TextCompletionRequest, request_id: str) -> Completi
         request_id=request_id,
         model=body.model,
         prompts=prompts,
-        sampling=sampling_params(body, max_tokens=body.max_tokens or _MAX_TOKENS, logprobs=body.logprobs),
+        sampling=sampling_params(
+            body, stop=body.stop, max_tokens=body.max_tokens or _MAX_TOKENS, logprobs=body.logprobs
+        ),
         n=n,
         echo=bool(body.echo),
         stream=bool(body.stream),

@@ -187,7 +187,7 @@ def test_stop_strings_end_a_sequence_and_free_its_slot() -> None:
     whole = text_of(continuation([1, 2], 20))
     sequence = submit(engine, make_sequence([1, 2], max_tokens=20, stop=(whole[9:12], whole[5:7])))
     run(engine)
-    assert fetched(sequence) == Output(whole[:5], finish_reason="stop")
+    assert fetched(sequence) == Output(whole[:5], finish_reason="stop", stop=whole[5:7])
 
 
 def test_a_sequence_that_repeats_itself_takes_fewer_steps_when_alone() -> None:
@@ -235,7 +235,7 @@ def test_a_stop_string_inside_a_draft_ends_the_sequence_there(stop: str) -> None
     sequence = submit(engine, make_sequence(prompt, max_tokens=40, stop=(stop,)))
     run(engine)
     text = text_of(continuation(prompt, 40, lambda tokens: 1 + tokens[-1] % 4))
-    assert fetched(sequence) == Output(text[: text.index(stop)], finish_reason="stop")
+    assert fetched(sequence) == Output(text[: text.index(stop)], finish_reason="stop", stop=stop)
 
 
 def test_the_context_ends_a_sequence() -> None:

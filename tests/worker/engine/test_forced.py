@@ -104,7 +104,7 @@ def test_a_stop_string_among_forced_tokens_ends_the_sequence_there() -> None:
     constraint = Forcing([7, 8, 9, 7])
     sequence = submit(engine, make_sequence([1, 2], stop=("HI",), constraint=constraint))
     run(engine)
-    assert fetched(sequence) == Output("G", finish_reason="stop")
+    assert fetched(sequence) == Output("G", finish_reason="stop", stop="HI")
 
 
 def test_an_end_that_is_forced_is_the_end() -> None:

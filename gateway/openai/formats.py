@@ -9,8 +9,8 @@ from pydantic import Field
 
 from gateway.errors import invalid, unsupported
 from gateway.json_body import PlainOr, StrictBody, decoded
-from gateway.openai.chat.tools import Name
-from gateway.openai.marks import Refused
+from gateway.marks import Refused
+from gateway.tools import Name
 
 JSONSchema = dict[str, Any]
 Choices = Annotated[list[str], Field(min_length=1)]
@@ -56,10 +56,9 @@ class StructuredOutputs(StrictBody):
 NO_GRAMMARS = "send a JSON Schema as 'response_format', or 'guided_regex' or 'guided_choice'."
 
 
-class FormatFields(StrictBody):
-    """At most one of them may be given. All but `response_format` reach the server through `extra_body`."""
+class GuidedFields(StrictBody):
+    """What vLLM and llama-server know beside OpenAI's field; the SDK sends them through `extra_body`."""
 
-    response_format: ResponseFormat | None = None
     json_schema: JSONSchema | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: PlainOr[str, JSONSchema] | None = None
@@ -68,26 +67,38 @@ class FormatFields(StrictBody):
     guided_grammar: Annotated[str | None, Refused(NO_GRAMMARS)] = None
 
 
+class FormatFields(GuidedFields):
+    """At most one of them may be given."""
+
+    response_format: ResponseFormat | None = None
+
+
 def response_format(body: FormatFields) -> Mapping[str, Any] | None:
     """What the worker knows as `response_format`, whichever way it was asked for; None for text.
 
     Raises APIError where more than one format is asked for, or one that is not known here.
     """
-    asked = {name: form for name in FormatFields.model_fields if (form := _asked(body, name)) is not None}
+    form = body.response_format
+    return only_format(
+        body, "response_format", None if isinstance(form, TextFormat | None) else form.known_fields()
+    )
+
+
+def only_format(body: GuidedFields, name: str, form: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """`form`, which the API's own field `name` asks for, or what one of the others does."""
+    others = {name: _guided(body, name) for name in GuidedFields.model_fields}
+    asked = {name: form for name, form in {name: form, **others}.items() if form is not None}
     if len(asked) > 1:
         names = " and ".join(f"'{name}'" for name in asked)
         raise invalid(f"{names} each ask for a format of the answer. Send only one of them.", [*asked][-1])
     return next(iter(asked.values()), None)
 
 
-def _asked(body: FormatFields, name: str) -> Mapping[str, Any] | None:
+def _guided(body: GuidedFields, name: str) -> Mapping[str, Any] | None:
     value = getattr(body, name)
     match name, value:
-        case (_, None) | ("response_format", TextFormat()):
+        case _, None:
             return None
-        case "response_format", _:
-            form: Mapping[str, Any] = value.known_fields()
-            return form
         case "structured_outputs", _:
             return _structured(value)
         case "guided_regex", _:
