@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.settings import GatewaySettings, explain
+from gateway.settings import GatewaySettings, StartError, explain
 from worker.models.files import ModelFileError, models_in
 from worker.models.hub import pull
 from worker.protocol import (
@@ -329,16 +329,18 @@ def gateway() -> object:
 
     settings = GatewaySettings()
     configure_logging(settings.log_level, as_json=True)
-    if not settings.key_list and not settings.allow_anonymous:
+    try:
+        if not settings.asks_for_keys and not settings.allow_anonymous:
+            name = deployment.secret_name
+            raise StartError(
+                f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
+                f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
+            )
+        return create_app(ModalBackend(worker_for, aborts, Shelf().models), settings)
+    except StartError as error:
         # Raised, it would end this container, and clients would see Modal's own error.
-        name = deployment.secret_name
-        message = (
-            f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
-            f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
-        )
-        logging.getLogger("gateway").error(message)
-        return APIError(503, message, type="server_error", code="no_api_keys").response()
-    return create_app(ModalBackend(worker_for, aborts, Shelf().models), settings)
+        logging.getLogger("gateway").error(str(error))
+        return APIError(503, str(error), type="server_error", code="no_api_keys").response()
 
 
 def worker_for(name: str) -> LlamaWorker:

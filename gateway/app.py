@@ -10,10 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from gateway import __version__, document, errors
-from gateway.access.auth import KeyRing, RequireKey
+from gateway.access.auth import RequireKey
 from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
 from gateway.access.head import HeadAsGet
+from gateway.access.hosts import KnownHosts
+from gateway.access.keys import KeyRing
 from gateway.answers.respond import IGNORED_HEADER
 from gateway.backends.base import Backend
 from gateway.deps import Gateway
@@ -28,9 +30,10 @@ from gateway.settings import GatewaySettings, split_list
 
 
 def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
-    """The routes, behind the limits; with keys, all but /health and the docs needs one.
+    """The routes, behind the limits; with keys, all but the probes needs one.
 
-    Once `stopping` is set, answers under way have SHUTDOWN_GRACE_SECONDS left.
+    Raises StartError for keys that cannot be read. Once `stopping` is set, answers under way have
+    SHUTDOWN_GRACE_SECONDS left.
     """
     app = FastAPI(
         title="llama-gateway",
@@ -49,7 +52,8 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
             ),
             Middleware(HeadAsGet),
             Middleware(errors.AnswerErrors),  # inside of CORS, without whose headers browsers show no error
-            Middleware(RequireKey, keys=KeyRing(settings.key_list)),
+            *_known_hosts(settings),
+            Middleware(RequireKey, keys=KeyRing(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
@@ -61,3 +65,11 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         app.include_router(router)
     document.install(app)
     return app
+
+
+def _known_hosts(settings: GatewaySettings) -> list[Middleware]:
+    """With keys, or where anybody may ask, a name is no secret and the check would only be in the way."""
+    names = split_list(settings.allowed_hosts)
+    if settings.asks_for_keys or (settings.allow_anonymous and not names):
+        return []
+    return [Middleware(KnownHosts, names=names)]

@@ -14,6 +14,7 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
+from gateway.access.keys import KeyRing
 from gateway.app import create_app
 from gateway.backends.local import local_worker
 from gateway.ops.logs import configure_logging
@@ -64,6 +65,9 @@ class Server(uvicorn.Server):
 def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
     """Load the model, serve until told to stop, free the model."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
+    KeyRing(
+        gateway_settings
+    )  # what is wrong with the keys is told before the model is loaded, as a StartError
     listener = listen(host, port)
     typer.echo(f"Loading {worker_settings.served_name}…", err=True)
     started = time.perf_counter()
@@ -76,8 +80,8 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
             context=worker.model.context_length,
             base_url=f"http://{_authority(listener)}/v1",
             seconds=time.perf_counter() - started,
-            auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
-            key="YOUR_KEY" if gateway_settings.key_list else "unused",
+            auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.asks_for_keys else "",
+            key="YOUR_KEY" if gateway_settings.asks_for_keys else "unused",
         )
         Server(config, banner, stopping).run(sockets=[listener])
 

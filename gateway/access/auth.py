@@ -1,49 +1,31 @@
-"""Keys that clients send, compared in constant time and never logged."""
+"""Keys that clients send: found in their headers, and asked for wherever something is to be had."""
 
 from __future__ import annotations
-
-import hashlib
-import hmac
-from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access.caller import set_caller
+from gateway.access.keys import KeyRing
 from gateway.errors import APIError
 
-PUBLIC_PATHS = {"/health", "/docs", "/openapi.json"}
-
-
-class KeyRing:
-    """The accepted keys. Empty means that the server is open, which start-up allows only on purpose."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key.encode()) for key in keys]
-
-    def check(self, headers: Headers) -> None:
-        """Raise a 401 unless the headers carry one of the keys."""
-        if not self._digests:
-            return
-        key = _key(headers)
-        if not key:
-            raise _refusal("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
-        digest = _digest(key.encode("latin-1"))  # the bytes that were sent: UTF-8, as a rule
-        # Every key is compared, so that timing tells nothing of which one came close.
-        if not any([hmac.compare_digest(digest, known) for known in self._digests]):
-            raise _refusal("Incorrect API key provided. Ask whoever runs this server for a valid one.")
+PUBLIC_PATHS = {"/health", "/ready"}  # probes send no keys
 
 
 class RequireKey:
-    """Closed by default: every path but PUBLIC_PATHS, before the body is read."""
+    """Closed by default: every path but PUBLIC_PATHS, before the body is read. Requests keep their caller."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            key = _key(Headers(scope=scope))
+            caller = self._keys.caller(key)
+            set_caller(scope, caller)
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if path not in PUBLIC_PATHS:
-                self._keys.check(Headers(scope=scope))
+            if caller is None and path not in PUBLIC_PATHS:
+                raise _refusal(bool(key))
         await self._app(scope, receive, send)
 
 
@@ -55,9 +37,10 @@ def _key(headers: Headers) -> str:
     return headers.get("x-api-key") or headers.get("api-key", "")
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def _refusal(message: str) -> APIError:
+def _refusal(sent: bool) -> APIError:
+    message = (
+        "Incorrect API key provided. Ask whoever runs this server for a valid one."
+        if sent
+        else "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
+    )
     return APIError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
