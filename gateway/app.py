@@ -20,6 +20,7 @@ from gateway.deps import Gateway
 from gateway.legacy.generate import router as generate
 from gateway.openai.chat.route import router as chat
 from gateway.openai.completions.route import router as completions
+from gateway.openai.embeddings.route import router as embeddings
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
 from gateway.ops.health import router as health
@@ -54,7 +55,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    for router in (chat, completions, responses, models):
+    for router in (chat, completions, responses, embeddings, models):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
     for router in (generate, health):

@@ -1,5 +1,5 @@
-"""Random embedding models of a few kilobytes: `bert`, whose tokens all see each other, and `qwen3`, whose tokens
-see those before them and whose last one is the vector."""
+"""Random embedding models of a few kilobytes: `bert`, whose tokens all see each other, and `qwen3`, whose
+tokens see those before them and whose last one is the vector."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def write_tiny_embedding_model(
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(NUM_HEADS)
     writer.add_block_count(2)
-    if (pooling := pooling or POOLING[kind]) != gguf.PoolingType.NONE:
-        writer.add_pooling_type(pooling)
+    if pooling != gguf.PoolingType.NONE:
+        writer.add_pooling_type(pooling or POOLING[kind])
     tensors = Tensors(writer, np.random.default_rng(0))
     {"bert": _bert, "qwen3": _qwen3}[kind](writer, tensors)
     writer.write_header_to_file()
