@@ -39,7 +39,7 @@ def stream(answer: httpx.Response) -> tuple[list[dict[str, Any]], dict[str, Any]
     ends = [event["type"] for event in (start, delta, stop)]
     assert ends == ["message_start", "message_delta", "message_stop"]
     assert (start["message"]["content"], start["message"]["stop_reason"]) == ([], None)
-    content = []
+    content: list[dict[str, Any]] = []
     while blocks:
         end = next(i for i, event in enumerate(blocks) if event["type"] == "content_block_stop") + 1
         assert {event["index"] for event in blocks[:end]} == {len(content)}

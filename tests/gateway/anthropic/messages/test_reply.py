@@ -65,7 +65,7 @@ def test_a_stream_tells_of_the_message_and_of_each_block(client: httpx.Client) -
     assert body["usage"]["cache_read_input_tokens"] == 3
 
 
-CALLED = [
+CALLED: list[dict[str, Any]] = [
     {"type": "thinking", "thinking": "Hmm.", "signature": "unsigned"},
     {"type": "text", "text": "I look.", "citations": None},
     {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}},
