@@ -11,6 +11,7 @@ import numpy as np
 
 from worker.chat.choice import chat_template as choose_template
 from worker.chat.constraint import Constraint, Constraints
+from worker.chat.prepare import PreparedChat
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine
 from worker.engine.sampling import Row, Sampler
@@ -156,6 +157,12 @@ class BatchedLlama(llama_cpp.Llama):
         handler: Any = self.chat_handler
         answer: ChatStream | dict[str, Any] = handler(llama=self, messages=messages, **options)
         return answer
+
+    def prepare_chat(self, messages: SequenceOf[Mapping[str, Any]], **options: Any) -> PreparedChat:
+        """The prompt of `create_chat_completion` with these `options`, of which nothing is computed yet."""
+        self.engine.check_alive()
+        assert isinstance(self.chat_handler, ChatHandler)
+        return self.chat_handler.prepared(messages, **options)
 
     def create_completion(  # type: ignore[override]
         self,
