@@ -137,6 +137,8 @@ def from_validation(errors: Sequence[Any], body: object) -> APIError:
     """The first of pydantic's errors, named as the client wrote the field: `messages[0].role`."""
     detail = errors[0]
     kind = detail["type"]
+    if detail["loc"][0] == "query":
+        return invalid(f"Invalid value for '{detail['loc'][1]}': {_expectation(detail)}.", detail["loc"][1])
     if not isinstance(body, dict):
         message = "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
         return invalid(message, None, "invalid_json")

@@ -49,6 +49,7 @@ class ScriptedBackend:
 
     script: Script = say_hello
     health: WorkerError | None = None
+    reasons: Sequence[str] = ()  # not to be ready
     requests: list[Any] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
@@ -58,6 +59,12 @@ class ScriptedBackend:
     async def check(self) -> None:
         if self.health is not None:
             raise self.health
+
+    async def not_ready(self) -> Sequence[str]:
+        return self.reasons
+
+    async def running_models(self) -> Sequence[str]:
+        return ["test-model"]
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         self.requests.append(request)

@@ -191,6 +191,30 @@ class ModelInfo:
     context_length: int
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A picture of the engine; the `num_..._total` only ever grow."""
+
+    num_slots: int
+    capacity: int  # requests that may run or wait
+    seconds_in_turn: float  # how long the engine's thread has been at what it does now; 0 without work
+    num_running: int
+    num_waiting: int
+    num_prompt_tokens_total: int
+    num_cached_tokens_total: int
+    num_output_tokens_total: int
+    num_draft_tokens_total: int
+    num_accepted_tokens_total: int
+    num_forced_tokens_total: int
+    num_steps_total: int
+    num_finished_total: int
+    num_failed_decodes_total: int
+    num_slot_tokens_total: int  # cached ones, by where they were
+    num_memory_tokens_total: int
+    num_file_tokens_total: int
+    num_cache_bytes: int  # of states in memory
+
+
 class WorkerError(Exception):
     """Anything a worker answers instead of events.
 

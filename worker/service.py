@@ -182,6 +182,20 @@ class Worker:
         if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
+    async def running_models(self) -> Sequence[str]:
+        return [self.model.id]
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why a request would not be answered now; nothing where it would."""
+        if not self.alive:
+            return ["The engine has stopped."]
+        stats, reasons = self._llama.stats(), []
+        if stats.seconds_in_turn > self._settings.llm_stall_seconds:
+            reasons.append(f"The engine has been in one step for {stats.seconds_in_turn:.0f} seconds.")
+        if stats.num_running + stats.num_waiting >= stats.capacity:
+            reasons.append(f"The queue is full: {stats.num_waiting} requests wait.")
+        return reasons
+
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         """`Accepted`, then what accumulates, then `Usage`. Closing the generator frees the slots at once.
 
