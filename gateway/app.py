@@ -15,6 +15,9 @@ from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
 from gateway.access.head import HeadAsGet
 from gateway.answers.respond import IGNORED_HEADER
+from gateway.anthropic.errors import error_response as anthropic_error
+from gateway.anthropic.messages.route import PATH as MESSAGES
+from gateway.anthropic.messages.route import router as messages
 from gateway.backends.base import Backend
 from gateway.deps import Gateway
 from gateway.legacy.generate import router as generate
@@ -36,7 +39,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     app = FastAPI(
         title="llama-gateway",
         version=__version__,
-        description="Any GGUF model behind the OpenAI API.",
+        description="Any GGUF model behind OpenAI's and Anthropic's APIs.",
         responses=document.ERROR_RESPONSES,
         exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
         middleware=[
@@ -46,16 +49,26 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 allow_origins=split_list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", IGNORED_HEADER, "retry-after", "retry-after-ms"],
+                expose_headers=[
+                    "x-request-id",
+                    "request-id",
+                    IGNORED_HEADER,
+                    "retry-after",
+                    "retry-after-ms",
+                ],
             ),
             Middleware(HeadAsGet),
-            Middleware(errors.AnswerErrors),  # inside of CORS, without whose headers browsers show no error
+            # Inside of CORS, without whose headers browsers show no error.
+            Middleware(
+                errors.AnswerErrors,
+                envelopes={f"/v1{MESSAGES}": anthropic_error, MESSAGES: anthropic_error},
+            ),
             Middleware(RequireKey, keys=KeyRing(settings.key_list)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    for router in (chat, completions, responses, embeddings, models):
+    for router in (chat, completions, responses, embeddings, messages, models):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
     for router in (generate, health):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -16,11 +16,12 @@ from worker.protocol import ModelInfo, ModelKind, WrongKind
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """`stopping` is set when the server is told to stop."""
+    """`stopping` is set when the server is told to stop; who holds `deep_check` has a token computed."""
 
     backend: Backend
     settings: GatewaySettings
     stopping: asyncio.Event
+    deep_check: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def model(self, name: str, kind: ModelKind = "chat") -> ModelInfo:
         """The served model of that name, for what its kind does. Raises `WrongKind`, or as `served`."""

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from gateway.errors import ErrorResponse
 
-_ERRORS = {
+ERRORS = {
     400: "The request cannot be answered as it stands; `param` names what to change.",
     401: "The API key is missing or wrong.",
     404: "There is no such model or route.",
@@ -23,7 +23,7 @@ _ERRORS = {
 Responses = dict[int | str, dict[str, Any]]
 
 ERROR_RESPONSES: Responses = {
-    status: {"model": ErrorResponse, "description": description} for status, description in _ERRORS.items()
+    status: {"model": ErrorResponse, "description": description} for status, description in ERRORS.items()
 }
 
 

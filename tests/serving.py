@@ -53,6 +53,7 @@ class ScriptedBackend:
     script: Script = say_hello
     health: WorkerError | None = None
     served: list[ModelInfo] = field(default_factory=lambda: [ModelInfo("test-model", 1700000000, 512)])
+    reasons: Sequence[str] = ()  # not to be ready
     requests: list[Any] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
@@ -62,6 +63,12 @@ class ScriptedBackend:
     async def check(self) -> None:
         if self.health is not None:
             raise self.health
+
+    async def not_ready(self) -> Sequence[str]:
+        return self.reasons
+
+    async def running_models(self) -> Sequence[str]:
+        return ["test-model"]
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         self.requests.append(request)

@@ -61,7 +61,7 @@ class EmbeddingWorker:
     """One embedding model, loaded once, answering many at a time."""
 
     def __init__(self, model: EmbeddingModel, settings: WorkerSettings) -> None:
-        self._model = model
+        self._model, self._settings = model, settings
         self.num_slots = settings.llm_slots or settings.llm_max_waiting + 1
         self.model = ModelInfo(settings.served_name, int(time.time()), model.context_length, "embedding")
 
@@ -75,6 +75,18 @@ class EmbeddingWorker:
     async def check(self) -> None:
         if not self.alive:
             raise WorkerFailed("The model has stopped; see the log for the reason, and restart the worker.")
+
+    async def running_models(self) -> Sequence[str]:
+        return [self.model.id]
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why a request would not be answered now; nothing where it would."""
+        if not self.alive:
+            return ["The model has stopped."]
+        seconds = self._model.seconds_in_batch
+        if seconds > self._settings.llm_stall_seconds:
+            return [f"The model has been in one batch for {seconds:.0f} seconds."]
+        return []
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         """`Accepted`, then `Embedded` and `Usage`. Closing the generator stops it at the next batch."""

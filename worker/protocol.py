@@ -63,7 +63,7 @@ class ChatRequest:
     are in OpenAI's shapes, as `create_chat_completion` takes them: only tools that may be called; none,
     auto, required or a named function; the formats {"type": "regex", "regex": …} and {"type": "choice",
     "choice": […]} beside OpenAI's. `template_kwargs` are variables for the template. Without `stream`, the
-    events may all come at the end.
+    events may all come at the end. With `count_only` nothing is computed, and `Accepted` is the only event.
     """
 
     request_id: str
@@ -78,6 +78,7 @@ class ChatRequest:
     response_format: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    count_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,30 @@ class ModelInfo:
     created: int
     context_length: int
     kind: ModelKind = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A picture of the engine; the `num_..._total` only ever grow."""
+
+    num_slots: int
+    capacity: int  # requests that may run or wait
+    seconds_in_turn: float  # how long the engine's thread has been at what it does now; 0 without work
+    num_running: int
+    num_waiting: int
+    num_prompt_tokens_total: int
+    num_cached_tokens_total: int
+    num_output_tokens_total: int
+    num_draft_tokens_total: int
+    num_accepted_tokens_total: int
+    num_forced_tokens_total: int
+    num_steps_total: int
+    num_finished_total: int
+    num_failed_decodes_total: int
+    num_slot_tokens_total: int  # cached ones, by where they were
+    num_memory_tokens_total: int
+    num_file_tokens_total: int
+    num_cache_bytes: int  # of states in memory
 
 
 class WorkerError(Exception):

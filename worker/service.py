@@ -194,8 +194,28 @@ class Worker:
         if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
+    async def running_models(self) -> Sequence[str]:
+        return [self.model.id]
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why a request would not be answered now; nothing where it would."""
+        if not self.alive:
+            return ["The engine has stopped."]
+        stats, reasons = self._llama.stats(), []
+        if stats.seconds_in_turn > self._settings.llm_stall_seconds:
+            reasons.append(f"The engine has been in one step for {stats.seconds_in_turn:.0f} seconds.")
+        if stats.num_running + stats.num_waiting >= stats.capacity:
+            reasons.append(f"The queue is full: {stats.num_waiting} requests wait.")
+        return reasons
+
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
-        """`Accepted`, then what accumulates, then `Usage`. Closing the generator frees the slots at once."""
+        """`Accepted`, then what accumulates, then `Usage`. Closing the generator frees the slots at once.
+
+        Only `Accepted` where only tokens are counted.
+        """
+        if isinstance(request, ChatRequest) and request.count_only:
+            yield [await asyncio.to_thread(self._count, request)]
+            return
         answer = await self._submit(request)
         try:
             yield [Accepted(answer.prompt_tokens, answer.ignored)]
@@ -225,21 +245,31 @@ class Worker:
             submitting.add_done_callback(_abort_created)
             raise
 
+    def _count(self, request: ChatRequest) -> Accepted:
+        prepared = self._llama.prepare_chat(**self._prompt_options(request))
+        return Accepted(len(prepared.prompt.tokens), prepared.ignored)
+
+    def _prompt_options(self, request: ChatRequest) -> dict[str, Any]:
+        """Of `create_chat_completion`: what its prompt is made of, and its answer held to."""
+        return {
+            "messages": with_system_prompt(request.messages, self._settings.system_prompt),
+            "tools": request.tools,
+            "tool_choice": request.tool_choice,
+            "parallel_tool_calls": request.parallel_tool_calls,
+            "response_format": request.response_format,
+            "reasoning_effort": request.reasoning_effort,
+            "chat_template_kwargs": request.template_kwargs,
+        }
+
     def _create_chat(self, request: ChatRequest) -> Answer:
         sampling = request.sampling.given()
         num_top = sampling.pop("logprobs")
         stream = self._llama.create_chat_completion(
-            with_system_prompt(request.messages, self._settings.system_prompt),
             stream=True,
             n=request.n,
-            tools=request.tools,
-            tool_choice=request.tool_choice,
-            parallel_tool_calls=request.parallel_tool_calls,
-            response_format=request.response_format,
-            reasoning_effort=request.reasoning_effort,
-            chat_template_kwargs=request.template_kwargs,
             logprobs=num_top is not None,
             top_logprobs=num_top,
+            **self._prompt_options(request),
             **sampling,
         )
         assert isinstance(stream, Answer)

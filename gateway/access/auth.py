@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import APIError
 
-PUBLIC_PATHS = {"/health", "/docs", "/openapi.json"}
+PUBLIC_PATHS = {"/health", "/ready", "/docs", "/openapi.json"}
 
 
 class KeyRing:

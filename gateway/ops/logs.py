@@ -64,6 +64,7 @@ class RequestContext:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                headers["request-id"] = request_id  # as Anthropic's clients look for it
                 headers["openai-version"] = API_VERSION
                 headers["openai-processing-ms"] = str(_milliseconds(started))
             await send(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -55,12 +56,19 @@ class Embedder:
         self._jobs: deque[_Job] = deque()  # with inputs that no batch has taken; guarded by the condition
         self._changed = threading.Condition()
         self._closed = False
+        self._batch_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="llama-embedder", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
         return not self._closed and self._thread.is_alive()
+
+    @property
+    def seconds_in_batch(self) -> float:
+        """How long what is computed now has taken; 0 without work."""
+        began = self._batch_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def submit(self, inputs: Sequence[Sequence[int]]) -> Future[Vectors]:
         """Raises Overloaded or WorkerFailed instead of queueing without end."""
@@ -83,6 +91,7 @@ class Embedder:
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            self._batch_began = time.monotonic()
             try:
                 rows = self._runner.embed([job.inputs[index] for job, index in batch])
             except Exception as error:
@@ -94,6 +103,7 @@ class Embedder:
                     job.num_done += 1
                     if job.num_done == len(job.inputs) and job.future.set_running_or_notify_cancel():
                         job.future.set_result(job.vectors)
+            self._batch_began = None
         self._fail(set(self._jobs), _stopped())
 
     def _next_batch(self) -> list[tuple[_Job, int]]:

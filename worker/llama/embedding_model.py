@@ -58,6 +58,11 @@ class EmbeddingModel:
     def alive(self) -> bool:
         return self._embedder.alive
 
+    @property
+    def seconds_in_batch(self) -> float:
+        """How long what is computed now has taken; 0 without work."""
+        return self._embedder.seconds_in_batch
+
     def tokens(self, inputs: Sequence[str | Sequence[int]]) -> list[list[int]]:
         """Of each input: a text between the special tokens that the model expects, tokens as they stand.
 

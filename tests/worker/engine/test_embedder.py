@@ -107,6 +107,13 @@ def test_a_full_queue_is_told(embedder: Embedder, runner: FakeRunner) -> None:
         embedder.submit([[1]])
 
 
+def test_how_long_a_batch_takes_is_seen(embedder: Embedder, runner: FakeRunner) -> None:
+    assert embedder.seconds_in_batch == 0
+    blocked(embedder, runner)
+    before = embedder.seconds_in_batch
+    assert 0 < before < embedder.seconds_in_batch
+
+
 def test_closing_leaves_nobody_waiting(embedder: Embedder, runner: FakeRunner) -> None:
     blocked(embedder, runner)
     waiting = embedder.submit([[1]])
