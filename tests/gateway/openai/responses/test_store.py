@@ -13,7 +13,7 @@ import pytest
 from gateway.openai.responses.store import MEMORY, Kept, ResponseStore
 from gateway.settings import StartError
 
-RESPONSE = b'{"output":["out"]}'
+INPUT, RESPONSE = b"[{}]", b'{"output":[{"a":1}]}'
 
 
 @dataclass
@@ -38,7 +38,7 @@ def store(clock: Clock) -> Iterator[ResponseStore]:
 
 
 def kept(name: str, previous: str | None = None, num_bytes: int = 25) -> Kept:
-    return Kept(name, previous, b'["in"]'.ljust(num_bytes - len(RESPONSE)), RESPONSE)
+    return Kept(name, previous, INPUT.ljust(num_bytes - len(RESPONSE)), RESPONSE)
 
 
 def keep(store: ResponseStore, *names: str, owner: str = "me", **more: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_response_comes_back_with_all_that_it_continues(store: ResponseStore) 
     keep(store, "d", previous="b")
     assert conversation(store, "c") == ["a", "b", "c"]
     assert asyncio.run(store.find("me", "c")) == kept("c", "b")
-    assert kept("c").items() == ["in", "out"]
+    assert kept("c").items() == [{}, {"a": 1}]
 
 
 def test_nobody_elses_responses_are_read_continued_or_deleted(store: ResponseStore) -> None:
