@@ -327,7 +327,8 @@ def gateway() -> object:
     from gateway.errors import APIError
     from gateway.ops.logs import configure_logging
 
-    settings = GatewaySettings()
+    # A response that one gateway container kept, another would not find.
+    settings = GatewaySettings().model_copy(update={"responses_mb": 0})
     configure_logging(settings.log_level, as_json=True)
     if not settings.key_list and not settings.allow_anonymous:
         # Raised, it would end this container, and clients would see Modal's own error.

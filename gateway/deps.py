@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from gateway.access.auth import owner_of
 from gateway.backends.base import Backend
 from gateway.errors import model_not_found
 from gateway.settings import GatewaySettings
@@ -61,10 +62,11 @@ GatewayDep = Annotated[Gateway, Depends(_gateway)]
 
 
 class Exchange:
-    """One request under way: its id, the gateway that answers it, and the client that may leave."""
+    """One request under way: its id and owner, the gateway that answers it, and the client that may leave."""
 
     def __init__(self, request: Request, gateway: GatewayDep) -> None:
         self.id: str = request.state.request_id
+        self.owner = owner_of(request.headers)
         self.gateway = gateway
         self._receive = request.receive
 
