@@ -25,6 +25,7 @@ from gateway.deps import Gateway
 from gateway.legacy.generate import router as generate
 from gateway.openai.chat.route import router as chat
 from gateway.openai.completions.route import router as completions
+from gateway.openai.embeddings.route import router as embeddings
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
 from gateway.openai.responses.store import ResponseStore
@@ -75,7 +76,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     app.state.responses = ResponseStore(
         settings.responses_db, max_bytes=settings.responses_mb << 20, seconds=settings.responses_seconds
     )
-    for router in (chat, completions, responses, messages, models):
+    for router in (chat, completions, responses, embeddings, messages, models):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
     for router in (generate, health):

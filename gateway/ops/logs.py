@@ -121,5 +121,11 @@ class CompletionLog:
         )
 
 
+def log_embeddings(model: str, num_inputs: int, num_tokens: int, started: float) -> None:
+    log.info(
+        "embeddings", model=model, inputs=num_inputs, prompt_tokens=num_tokens, ms=_milliseconds(started)
+    )
+
+
 def _milliseconds(since: float) -> int:
     return round((time.perf_counter() - since) * 1000)
