@@ -225,12 +225,11 @@ class LlamaWorker:
     @modal.enter()
     def load(self) -> None:
         from worker.modal_side import RemoteWorker
-        from worker.service import Worker, load_llama
+        from worker.service import load_worker
 
         logging.basicConfig(level=logging.INFO)
         settings = catalog.settings_of(self.model)
-        llama = load_llama(settings, way_to_the_volume(settings.model_path))
-        self.worker = Worker(llama, settings)
+        self.worker = load_worker(settings, way_to_the_volume(settings.model_path))
         self.remote = RemoteWorker(
             self.worker,
             aborted=lambda id: aborts.get.aio(partition=id),
@@ -356,7 +355,8 @@ def gateway() -> object:
     from gateway.errors import APIError
     from gateway.ops.logs import configure_logging
 
-    settings = GatewaySettings()
+    # A response that one gateway container kept, another would not find.
+    settings = GatewaySettings().model_copy(update={"responses_mb": 0})
     configure_logging(settings.log_level, as_json=True)
     if not settings.key_list and not settings.allow_anonymous:
         # Raised, it would end this container, and clients would see Modal's own error.

@@ -117,7 +117,7 @@ def test_it_is_closed_by_default(emulator: ModalEmulator) -> None:
 def test_a_worker_without_a_gpu_may_be_told_to_stay(emulator: ModalEmulator) -> None:
     emulator.deploy("app.py", env={"APP_NAME": "staying", "NONPREEMPTIBLE": "true"})
     assert emulator.definition("staying", "LlamaWorker.*").scheduler_placement.nonpreemptible
-    with pytest.raises(RuntimeError, match="GPU='T4' is not valid: .* unset NONPREEMPTIBLE"):
+    with pytest.raises(RuntimeError, match=r"GPU='T4' is not valid: .* unset NONPREEMPTIBLE"):
         emulator.deploy("app.py", env={"GPU": "T4", "NONPREEMPTIBLE": "true"})
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from worker.llama.memory import divide_memory
 from worker.models.files import ModelFileError, models_in, size_of
-from worker.models.header import Header, UnreadableHeader, read_header
+from worker.models.header import Header, context_length_of, kind_of, read_header, token_bytes_of
 from worker.protocol import ModelInfo
 from worker.settings import WorkerSettings
 
@@ -109,20 +109,26 @@ class Catalog:
     def _served(self, name: str, path: Path) -> Served:
         overrides = self._table.get(name, Overrides())
         settings = overrides.of(self._settings)
+        header, created, num_bytes = self._look_at(path)
+        context_length = min(settings.llm_ctx, context_length_of(header) or settings.llm_ctx)
+        slots = settings.llm_slots or 1
+        if (token_bytes := token_bytes_of(header)) and not self._on_gpu:
+            cache_mb = settings.llm_cache_mb if settings.llm_prefix_cache else 0
+            slot_bytes = token_bytes * context_length
+            slots, _ = divide_memory(num_bytes, slot_bytes, settings.mem_mb, slots, cache_mb)
+        info = ModelInfo(name, created, context_length, kind_of(header))
+        return Served(info, slots, overrides.options())
+
+    def _look_at(self, path: Path) -> tuple[Header, int, int]:
+        """A file's header, time and size. Of one that is missing: its worker says so to whoever asks."""
         try:
             stat = path.stat()
             key = (path, stat.st_size, stat.st_mtime_ns)
-            header = self._headers.get(key) or self._headers.setdefault(key, read_header(path))
-        except (OSError, UnreadableHeader) as error:  # the worker says it to whoever asks for this model
-            log.warning("cannot tell the size of %s: %s", name, error)
-            return Served(ModelInfo(name, 0, settings.llm_ctx), settings.llm_slots or 1, overrides.options())
-        context_length = min(settings.llm_ctx, header.context_length or settings.llm_ctx)
-        slots = settings.llm_slots or 1
-        if header.token_bytes and not self._on_gpu:
-            slot_bytes = header.token_bytes * context_length
-            cache_mb = settings.llm_cache_mb if settings.llm_prefix_cache else 0
-            slots, _ = divide_memory(size_of(path), slot_bytes, settings.mem_mb, slots, cache_mb)
-        return Served(ModelInfo(name, int(stat.st_mtime), context_length), slots, overrides.options())
+            if key not in self._headers:
+                self._headers[key] = read_header(path)
+            return self._headers[key], int(stat.st_mtime), size_of(path)
+        except OSError:
+            return {}, 0, 0
 
 
 class Shelf:

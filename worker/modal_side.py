@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
+from worker.embedding_service import EmbeddingWorker
 from worker.protocol import Batch, Event, Request, WorkerError, WorkerFailed
 from worker.service import Worker
 
@@ -33,7 +34,9 @@ class RemoteWorker:
     BATCHES_PER_SECOND = 100.0
     SECONDS_BETWEEN_WATCHES = 1.0  # when the queue service fails, which it does to all streams at once
 
-    def __init__(self, worker: Worker, aborted: WaitForAbort, retire: Retire, seconds: float) -> None:
+    def __init__(
+        self, worker: Worker | EmbeddingWorker, aborted: WaitForAbort, retire: Retire, seconds: float
+    ) -> None:
         self._worker, self._aborted, self._retire, self._seconds = worker, aborted, retire, seconds
         self._num_streams = 0
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+ModelKind = Literal["chat", "embedding"]
 
 # How deep JSON in a request may nest: templates and schemas are read recursively.
 MAX_NESTING = 100
@@ -62,7 +63,7 @@ class ChatRequest:
     are in OpenAI's shapes, as `create_chat_completion` takes them: only tools that may be called; none,
     auto, required or a named function; the formats {"type": "regex", "regex": …} and {"type": "choice",
     "choice": […]} beside OpenAI's. `template_kwargs` are variables for the template. Without `stream`, the
-    events may all come at the end.
+    events may all come at the end. With `count_only` nothing is computed, and `Accepted` is the only event.
     """
 
     request_id: str
@@ -77,6 +78,7 @@ class ChatRequest:
     response_format: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    count_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,25 @@ class CompletionRequest:
     stream: bool = True
 
 
-Request = ChatRequest | CompletionRequest
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """One vector for each input, text or token ids.
+
+    With `dimensions`, a vector is that many of its first numbers, normalised again.
+    """
+
+    request_id: str
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+
+    @property
+    def stream(self) -> bool:
+        """Vectors come all at once."""
+        return False
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest
 
 
 def nests_too_deep(value: object) -> bool:
@@ -178,7 +198,18 @@ class Usage:
     reasoning_tokens: int = 0
 
 
-Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Usage
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """All vectors of an EmbeddingRequest, in the order of its inputs, each of length 1.
+
+    `vectors` are float32, little endian, `dimensions` of them an input.
+    """
+
+    vectors: bytes
+    dimensions: int
+
+
+Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +219,31 @@ class ModelInfo:
     id: str
     created: int
     context_length: int
+    kind: ModelKind = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A picture of the engine; the `num_..._total` only ever grow."""
+
+    num_slots: int
+    capacity: int  # requests that may run or wait
+    seconds_in_turn: float  # how long the engine's thread has been at what it does now; 0 without work
+    num_running: int
+    num_waiting: int
+    num_prompt_tokens_total: int
+    num_cached_tokens_total: int
+    num_output_tokens_total: int
+    num_draft_tokens_total: int
+    num_accepted_tokens_total: int
+    num_forced_tokens_total: int
+    num_steps_total: int
+    num_finished_total: int
+    num_failed_decodes_total: int
+    num_slot_tokens_total: int  # cached ones, by where they were
+    num_memory_tokens_total: int
+    num_file_tokens_total: int
+    num_cache_bytes: int  # of states in memory
 
 
 class WorkerError(Exception):
@@ -196,6 +252,7 @@ class WorkerError(Exception):
     WorkerError
       InvalidRequest              the request can never succeed as it stands
         ContextLengthExceeded     its prompt is longer than the context
+        WrongKind                 its model does something else
       Overloaded                  the waiting queue is full; try again later
       WorkerFailed                the worker could not do its part
 
@@ -237,6 +294,19 @@ class ContextLengthExceeded(InvalidRequest):
     def of(self, param: str) -> ContextLengthExceeded:
         """The same, about the request's field that the prompt was made from."""
         return ContextLengthExceeded(self.context_length, self.num_tokens, param, self.at_least)
+
+
+class WrongKind(InvalidRequest):
+    """`WrongKind(model, kind)`: what was asked of `model`, which is of that kind, is another kind's."""
+
+    def __init__(self, model: str, kind: ModelKind) -> None:
+        does = {
+            "chat": f"The model '{model}' writes text and makes no embeddings. Name an embedding model",
+            "embedding": f"The model '{model}' makes embeddings, with POST /v1/embeddings, and writes no "
+            "text. Name a model that chats",
+        }[kind]
+        super().__init__(f"{does}; GET /v1/models lists what is served.", "model", "unsupported_model")
+        self.args = (model, kind)
 
 
 class Overloaded(WorkerError):

@@ -38,6 +38,9 @@ class WorkerSettings(BaseSettings):
         description="most requests decoded at once, as memory allows; by default 48, on Modal 16",
     )
     llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
+    llm_stall_seconds: float = Field(
+        default=15.0, gt=0, description="seconds in one step of the engine after which /ready calls it stuck"
+    )
     llm_prefix_cache: bool = Field(default=True, description="compute a prefix once, whoever asks for it")
     llm_cache_mb: int | None = Field(
         default=None,

@@ -21,7 +21,7 @@ class BodyLimit:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if int(declared) > self._max_bytes:
             await self._discard(receive)
-            return await self._refusal().response()(scope, receive, send)
+            raise self._refusal()
         received = 0
 
         async def counted() -> Message:

@@ -47,6 +47,7 @@ async def respond(exchange: Exchange, asked: Asked, encoder: Encoder) -> Respons
     else:
         answer = await collect(exchange, asked)
         response = Response(encoder.whole(answer), media_type="application/json")
+        await encoder.finished()
         ignored = answer.ignored
     named = [asked.names.get(name, name) for name in ignored]
     response.headers.update(ignored_header((*asked.ignored, *named)))

@@ -55,7 +55,9 @@ class EventStreamResponse(EventSourceResponse):
         except Exception as error:  # The status is sent: whatever failed has to be told as an event.
             yield self._encoder.error(from_exception(error))
         else:
-            yield self._encoder.end()
+            end = self._encoder.end()
+            await self._encoder.finished()
+            yield end
 
     async def _end_on_shutdown(self) -> None:
         await self._gateway.grace_is_over()

@@ -20,4 +20,12 @@ class Backend(Protocol):
     def chat(self, request: Request) -> AsyncGenerator[list[Event]]: ...
 
     async def check(self) -> None:
-        """Raise WorkerFailed if requests cannot be answered."""
+        """Raise WorkerFailed if requests cannot be answered any more, until somebody restarts the worker."""
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why a request would not be answered now, a sentence each. Asking starts no worker."""
+        ...
+
+    async def running_models(self) -> Sequence[str]:
+        """The models whose workers run, so that asking one starts none."""
+        ...

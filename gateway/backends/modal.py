@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import structlog
 from worker.protocol import Batch, Event, ModelInfo, Request, WorkerFailed
 
 ABORT_TTL_SECONDS = 3600  # an abort outlives the longest queueing, not the day
+
+SURELY_RUNNING_SECONDS = 2.0  # since a worker was last heard of: the shortest SCALEDOWN_WINDOW
 
 log = structlog.get_logger("gateway")
 
@@ -34,6 +37,7 @@ class ModalBackend:
         models: Callable[[], Awaitable[Sequence[ModelInfo]]],
     ) -> None:
         self._worker, self._aborts, self._models = worker, aborts, models
+        self._heard: dict[str, float] = {}  # when a model's worker last sent something
         self._detached: set[asyncio.Task[None]] = set()
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -41,6 +45,14 @@ class ModalBackend:
 
     async def check(self) -> None:
         """Workers come and go by demand; the gateway is healthy without one."""
+
+    async def not_ready(self) -> Sequence[str]:
+        """None: a request starts a worker where there is none."""
+        return []
+
+    async def running_models(self) -> Sequence[str]:
+        now = time.monotonic()
+        return [model for model, heard in self._heard.items() if now - heard < SURELY_RUNNING_SECONDS]
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         inbox: Inbox = asyncio.Queue()
@@ -67,6 +79,7 @@ class ModalBackend:
         try:
             batches: AsyncGenerator[Batch] = self._worker(request.model).chat.remote_gen.aio(request)
             async for batch in batches:
+                self._heard[request.model] = time.monotonic()
                 inbox.put_nowait(batch)
             inbox.put_nowait(None)
         except WorkerFailed as error:  # what a container that could not start says

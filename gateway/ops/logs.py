@@ -64,6 +64,7 @@ class RequestContext:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                headers["request-id"] = request_id  # as Anthropic's clients look for it
                 headers["openai-version"] = API_VERSION
                 headers["openai-processing-ms"] = str(_milliseconds(started))
             await send(message)
@@ -118,6 +119,12 @@ class CompletionLog:
             ttft_ms=self._first_token,
             ms=_milliseconds(self._started),
         )
+
+
+def log_embeddings(model: str, num_inputs: int, num_tokens: int, started: float) -> None:
+    log.info(
+        "embeddings", model=model, inputs=num_inputs, prompt_tokens=num_tokens, ms=_milliseconds(started)
+    )
 
 
 def _milliseconds(since: float) -> int:

@@ -24,6 +24,12 @@ class StandIn:
     async def check(self) -> None:
         await self.current.check()
 
+    async def not_ready(self) -> Sequence[str]:
+        return await self.current.not_ready()
+
+    async def running_models(self) -> Sequence[str]:
+        return await self.current.running_models()
+
     def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         return self.current.chat(request)
 

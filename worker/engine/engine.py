@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
@@ -22,31 +21,9 @@ from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
 from worker.engine.sampling import Sampled, sample
 from worker.engine.scheduler import Scheduled, Scheduler
 from worker.engine.sequence import Output, Sequence, State, Waiter
-from worker.protocol import FinishReason, Overloaded, TokenLogprob, WorkerError, WorkerFailed
+from worker.protocol import EngineStats, FinishReason, Overloaded, TokenLogprob, WorkerError, WorkerFailed
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A picture of the engine; the `num_..._total` only ever grow."""
-
-    num_slots: int
-    num_running: int
-    num_waiting: int
-    num_prompt_tokens_total: int
-    num_cached_tokens_total: int
-    num_output_tokens_total: int
-    num_draft_tokens_total: int
-    num_accepted_tokens_total: int
-    num_forced_tokens_total: int
-    num_steps_total: int
-    num_finished_total: int
-    num_failed_decodes_total: int
-    num_slot_tokens_total: int  # cached ones, by where they were
-    num_memory_tokens_total: int
-    num_file_tokens_total: int
-    num_cache_bytes: int  # of states in memory
 
 
 class Engine:
@@ -70,6 +47,7 @@ class Engine:
         self.failure: BaseException | None = None
         self._clock = clock
         self._capacity = runner.num_slots + max_waiting
+        self._turn_began: float | None = None  # None while there is nothing to do
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished: set[Sequence] = set()  # guarded by the lock: submitted and not yet finished
@@ -90,6 +68,12 @@ class Engine:
     @property
     def alive(self) -> bool:
         return not self._closed and self.failure is None
+
+    @property
+    def seconds_in_turn(self) -> float:
+        """How long the engine's thread has been at what it does now; 0 while it waits for work."""
+        began = self._turn_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; raises Overloaded or WorkerFailed instead of queueing without end."""
@@ -133,6 +117,8 @@ class Engine:
         num_running = len(self.scheduler.running)
         return EngineStats(
             num_slots=self.runner.num_slots,
+            capacity=self._capacity,
+            seconds_in_turn=self.seconds_in_turn,
             num_running=num_running,
             num_waiting=max(0, len(self._unfinished) - num_running),
             num_prompt_tokens_total=self._num_prompt,
@@ -178,6 +164,7 @@ class Engine:
     def _run(self) -> None:
         try:
             while not self._closed:
+                self._turn_began = time.monotonic()
                 self.drain(wait=self.is_idle)
                 self.step()
         except BaseException as error:
@@ -197,8 +184,12 @@ class Engine:
 
     def drain(self, wait: bool = False) -> None:
         """Do what other threads asked for since the last step."""
+        if wait:
+            self._turn_began = None
         try:
-            self._inbox.get(block=wait)()
+            first = self._inbox.get(block=wait)
+            self._turn_began = time.monotonic()
+            first()
             while True:
                 self._inbox.get_nowait()()
         except queue.Empty:

@@ -11,8 +11,9 @@ import numpy as np
 
 from worker.chat.choice import chat_template as choose_template
 from worker.chat.constraint import Constraint, Constraints
+from worker.chat.prepare import PreparedChat
 from worker.engine.detokenizer import Detokenizer
-from worker.engine.engine import Engine, EngineStats
+from worker.engine.engine import Engine
 from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
@@ -27,7 +28,7 @@ from worker.llama.samplers import llama_chain
 from worker.llama.slot_memory import measure_slot_memory
 from worker.llama.token_table import read_token_table
 from worker.llama.vocabulary import LlamaVocabulary
-from worker.protocol import ContextLengthExceeded, InvalidRequest, SamplingParams
+from worker.protocol import ContextLengthExceeded, EngineStats, InvalidRequest, SamplingParams
 
 
 class BatchedLlama(llama_cpp.Llama):
@@ -157,6 +158,12 @@ class BatchedLlama(llama_cpp.Llama):
         handler: Any = self.chat_handler
         answer: ChatStream | dict[str, Any] = handler(llama=self, messages=messages, **options)
         return answer
+
+    def prepare_chat(self, messages: SequenceOf[Mapping[str, Any]], **options: Any) -> PreparedChat:
+        """The prompt of `create_chat_completion` with these `options`, of which nothing is computed yet."""
+        self.engine.check_alive()
+        assert isinstance(self.chat_handler, ChatHandler)
+        return self.chat_handler.prepared(messages, **options)
 
     def create_completion(  # type: ignore[override]
         self,

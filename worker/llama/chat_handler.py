@@ -11,7 +11,7 @@ from worker.chat.answer import Answer
 from worker.chat.completion import chat_completion, chat_completion_chunks
 from worker.chat.constraint import Constraint, Constraints
 from worker.chat.options import Chat, ToolChoice
-from worker.chat.prepare import prepare
+from worker.chat.prepare import PreparedChat, prepare
 from worker.chat.template import ChatTemplate
 from worker.engine.stream import CompletionStream
 from worker.protocol import ContextLengthExceeded, InvalidRequest
@@ -70,14 +70,15 @@ class ChatHandler:
         """
         if functions or function_call:
             raise InvalidRequest("'functions' are deprecated: send them as 'tools'.", "functions")
-        chat = Chat(
+        prepared = self.prepared(
             messages,
-            options.tool_use(tools, tool_choice, parallel_tool_calls),
-            options.response_format(response_format),
-            reasoning_effort,
-            chat_template_kwargs or {},
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format,
+            reasoning_effort=reasoning_effort,
+            chat_template_kwargs=chat_template_kwargs,
         )
-        prepared = prepare(chat, self.template, self.constraints)
         model = sampling.get("model") or llama.model_path
         answer = ChatStream(llama.count_tokens, prepared.ignored, num_each=n, model=model)
         with answer.aborted_on_error():
@@ -93,6 +94,27 @@ class ChatHandler:
                 )
                 answer.add(completion, prepared.reader(index))
         return answer if stream else chat_completion(answer, model)
+
+    def prepared(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice = None,
+        parallel_tool_calls: bool = True,
+        response_format: Mapping[str, Any] | None = None,
+        reasoning_effort: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> PreparedChat:
+        """The prompt, and what its answer is held to."""
+        chat = Chat(
+            messages,
+            options.tool_use(tools, tool_choice, parallel_tool_calls),
+            options.response_format(response_format),
+            reasoning_effort,
+            chat_template_kwargs or {},
+        )
+        return prepare(chat, self.template, self.constraints)
 
 
 def _create_completion(llama: Any, tokens: list[int], **arguments: Any) -> CompletionStream:

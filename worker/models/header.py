@@ -1,114 +1,147 @@
-"""What a GGUF file's header tells of the memory that a conversation takes, without loading the model.
+"""What a GGUF file says of itself before it is loaded: enough to know what can be asked of it.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The format is https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, counts of tensors and
+keys, then the keys, each with a type and a value.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
-KV_VALUE_BYTES = 2  # keys and values are kept as 16-bit floats
-MOST_BYTES = 1 << 26  # of one value: a damaged length must not be taken for memory to ask for
+from worker.protocol import ModelKind
+
+Scalar = int | float | bool | str
+Header = dict[str, Scalar | list[Scalar]]
+
+_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_MOST_NUMBERS = 4096  # of a list that is read: one for each layer, as a rule
+_VALUE_BYTES = 2  # keys and values are kept as 16-bit floats
 # Where one of these is told, a layer's memory does not simply grow by the token.
-OTHER_MEMORY = (".ssm.", ".wkv.", ".shortconv.", ".attention.kv_lora_rank", ".recurrent")
+_OTHER_MEMORY = (".ssm.", ".wkv.", ".shortconv.", ".attention.kv_lora_rank")
+# Architectures that write no text, whatever their file says of pooling.
+ENCODERS = {
+    "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
+    "nomic-bert", "nomic-bert-moe", "t5encoder",
+}  # fmt: skip
 
 
-class UnreadableHeader(ValueError):
-    """The file does not go on as the format says."""
+def model_kind(path: Path) -> ModelKind:
+    """Whether a model writes text or makes embeddings. What cannot be read is left to llama.cpp to refuse."""
+    return kind_of(read_header(path))
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """`context_length`: tokens that the model was trained for. `token_bytes`: the KV cache of one token if
-    all layers see everything, which is the most that it can be; None where the header does not tell."""
+def kind_of(header: Header) -> ModelKind:
+    architecture = header.get("general.architecture")
+    pooling = header.get(f"{architecture}.pooling_type", 0)
+    return "embedding" if pooling or architecture in ENCODERS else "chat"
 
-    context_length: int | None
-    token_bytes: int | None
+
+def context_length_of(header: Header) -> int | None:
+    """Tokens that the model was trained for."""
+    length = header.get(f"{header.get('general.architecture')}.context_length")
+    return length if isinstance(length, int) else None
+
+
+def token_bytes_of(header: Header) -> int | None:
+    """The KV cache of one token if all layers see everything, which is the most that it can be.
+
+    None where the header does not tell: a recurrent layer's memory does not grow, and others have their own.
+    """
+    if any(mark in key for key in header for mark in _OTHER_MEMORY):
+        return None
+    arch = header.get("general.architecture")
+
+    def value(name: str) -> Any:
+        return header.get(f"{arch}.{name}")
+
+    try:
+        heads = value("attention.head_count")
+        kv_heads = value("attention.head_count_kv") or heads
+        size = value("embedding_length") // (max(heads) if isinstance(heads, list) else heads)
+        sizes = [value(f"attention.{name}_length") or size for name in ("key", "value")]
+        num_heads = sum(kv_heads) if isinstance(kv_heads, list) else value("block_count") * kv_heads
+        return int(num_heads * sum(sizes) * _VALUE_BYTES) or None
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
 
 
 def read_header(path: Path) -> Header:
-    """Raises UnreadableHeader, or OSError."""
-    with path.open("rb") as file:
-        try:
-            return _header(_metadata(file))
-        except (struct.error, UnicodeDecodeError, OverflowError) as error:
-            raise UnreadableHeader(f"{path} has no readable header: {error}") from error
-
-
-def _header(values: Mapping[str, Any]) -> Header:
-    arch = values.get("general.architecture")
-    context_length = values.get(f"{arch}.context_length")
-    if any(mark in key for key in values for mark in OTHER_MEMORY):
-        return Header(context_length, None)
+    """The values but lists of text, up to the tokenizer's; of a damaged file, as many as there are."""
+    found: Header = {}
     try:
-        layers, heads = values[f"{arch}.block_count"], values[f"{arch}.attention.head_count"]
-        kv_heads = values.get(f"{arch}.attention.head_count_kv", heads)
-        size = values[f"{arch}.embedding_length"] // (max(heads) if isinstance(heads, list) else heads)
-        key = values.get(f"{arch}.attention.key_length", size)
-        value = values.get(f"{arch}.attention.value_length", size)
-        num_heads = sum(kv_heads) if isinstance(kv_heads, list) else layers * kv_heads
-        return Header(context_length, num_heads * (key + value) * KV_VALUE_BYTES or None)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return Header(context_length, None)
-
-
-def _metadata(file: BinaryIO) -> dict[str, Any]:
-    """All before the vocabulary, which is megabytes and stands last; lists of text are left out."""
-    if file.read(4) != b"GGUF":
-        raise UnreadableHeader("it is not a GGUF file")
-    _, _, num_values = _unpack(file, "IQQ")
-    found: dict[str, Any] = {}
-    for _ in range(num_values):
-        key = _text(file)
-        if key.startswith("tokenizer.") and any(known.endswith(".block_count") for known in found):
-            break
-        [kind] = _unpack(file, "I")
-        found[key] = _value(file, kind)
+        with path.open("rb") as file:
+            for key, value in _keys(file):
+                # Its lists are megabytes; converters write it behind the architecture's own keys.
+                if (
+                    key.startswith("tokenizer.")
+                    and f"{found.get('general.architecture')}.block_count" in found
+                ):
+                    break
+                if value is not None:
+                    found[key] = value
+    except (OSError, ValueError, struct.error):
+        pass
     return found
 
 
-def _value(file: BinaryIO, kind: int) -> Any:
-    if kind == STRING:
-        return _text(file)
-    if kind == ARRAY:
-        kind, length = _unpack(file, "IQ")
-        if kind == STRING:
-            for _ in range(length):
-                _skip_text(file)
-            return None
-        return list(_numbers(file, kind, length))
-    [value] = _numbers(file, kind, 1)
-    return value
+def _keys(file: BinaryIO) -> Iterator[tuple[str, Scalar | list[Scalar] | None]]:
+    """Raises struct.error or ValueError where the file ends, or is not as the format has it."""
+    file.seek(16)
+    for _ in range(_number(file, "<Q")):
+        key = _text(file)
+        kind = _number(file, "<I")
+        if kind == _ARRAY:
+            yield key, _array(file)
+        elif kind == _STRING:
+            yield key, _text(file)
+        elif kind in _SCALARS:
+            yield key, _scalar(file, _SCALARS[kind])
+        else:
+            raise ValueError(f"{key} is of the unknown type {kind}")
 
 
-def _numbers(file: BinaryIO, kind: int, length: int) -> Iterator[Any]:
-    if kind not in SCALARS:
-        raise UnreadableHeader(f"it has a value of the unknown type {kind}")
-    yield from _unpack(file, f"{length}{SCALARS[kind]}")
+def _array(file: BinaryIO) -> list[Scalar] | None:
+    """None for one that is only skipped."""
+    kind, length = _number(file, "<I"), _number(file, "<Q")
+    if kind in _SCALARS and length <= _MOST_NUMBERS:
+        return [_scalar(file, _SCALARS[kind]) for _ in range(length)]
+    if kind in _SCALARS:
+        file.seek(length * struct.calcsize(_SCALARS[kind]), 1)
+    elif kind == _STRING:
+        for _ in range(length):
+            file.seek(_number(file, "<Q"), 1)
+    else:
+        raise ValueError(f"an array of the type {kind}")
+    return None
 
 
 def _text(file: BinaryIO) -> str:
-    [length] = _unpack(file, "Q")
-    return _read(file, length).decode()
+    length = _number(file, "<Q")
+    if length > 1 << 24:
+        raise ValueError("a text of more than 16 MiB")
+    return file.read(length).decode("utf-8", "replace")
 
 
-def _skip_text(file: BinaryIO) -> None:
-    [length] = _unpack(file, "Q")
-    _read(file, length)
+def _number(file: BinaryIO, form: str) -> int:
+    return int(_scalar(file, form))
 
 
-def _unpack(file: BinaryIO, form: str) -> tuple[Any, ...]:
-    form = "<" + form
-    return struct.unpack(form, _read(file, struct.calcsize(form)))
-
-
-def _read(file: BinaryIO, length: int) -> bytes:
-    if length > MOST_BYTES or len(data := file.read(length)) < length:
-        raise UnreadableHeader("it ends before its header does")
-    return data
+def _scalar(file: BinaryIO, form: str) -> int | float | bool:
+    value: int | float | bool = struct.unpack(form, file.read(struct.calcsize(form)))[0]
+    return value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any, Never
 
 import modal
 import pytest
 
 from gateway.backends.modal import ModalBackend
-from worker.protocol import ChatRequest, ModelInfo, WorkerFailed
+from worker.protocol import Accepted, Batch, ChatRequest, ModelInfo, WorkerFailed
 
 
 class Aborts:
@@ -39,3 +40,29 @@ def test_a_call_that_cannot_be_made_is_an_error_and_not_a_wait_for_ever() -> Non
 
     with pytest.raises(WorkerFailed, match="Send it again"):
         asyncio.run(ask())
+
+
+class Answering:
+    """As much of a worker's class as a call needs."""
+
+    class chat:
+        class remote_gen:
+            @staticmethod
+            async def aio(request: ChatRequest) -> AsyncGenerator[Batch]:
+                yield Batch("attempt", [Accepted(1)])
+
+
+def test_only_workers_that_were_heard_of_just_now_are_asked_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    aborts: Any = Aborts()
+    backend = ModalBackend(lambda model: Answering(), aborts, no_models)
+
+    async def ask() -> None:
+        assert await backend.running_models() == []
+        async for _ in backend.chat(ChatRequest("id", "model", [])):
+            pass
+        assert await backend.running_models() == ["model"]
+        monkeypatch.setattr("gateway.backends.modal.SURELY_RUNNING_SECONDS", 0.0)
+        assert await backend.running_models() == []
+        assert await backend.not_ready() == []
+
+    asyncio.run(ask())
