@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from worker.protocol import ModelKind
+from worker.protocol import ModelInfo, ModelKind
 
 Scalar = int | float | bool | str
 Header = dict[str, Scalar | list[Scalar]]
@@ -39,6 +39,14 @@ ENCODERS = {
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
     "nomic-bert", "nomic-bert-moe", "t5encoder",
 }  # fmt: skip
+
+
+def describe(name: str, path: Path, most_tokens: int) -> ModelInfo:
+    """A model that need not be loaded, as it is served with a context of `most_tokens` if it has so many."""
+    header = read_header(path)
+    context_length = min(most_tokens, context_length_of(header) or most_tokens)
+    created = int(path.stat().st_mtime) if path.exists() else 0
+    return ModelInfo(name, created, context_length, kind_of(header))
 
 
 def model_kind(path: Path) -> ModelKind:
