@@ -159,7 +159,9 @@ hub_environment = environment(deployment) | {
 hub_environment["TQDM_POSITION"] = "-1"
 
 debian = modal.Image.debian_slim(python_version="3.12")
-gateway_image = pinned(debian, "fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
+gateway_image = pinned(
+    debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "sse-starlette", "structlog"
+)
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
 if deployment.gpu is None:
     # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
@@ -207,7 +209,7 @@ class LlamaWorker:
         logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
         llama = load_llama(settings, way_to_the_volume(settings.model_path))
-        self.worker = Worker(llama, settings)
+        self.worker = Worker(llama, settings, os.environ.get("MODAL_TASK_ID", "modal"))
         self.remote = RemoteWorker(
             self.worker,
             aborted=lambda id: aborts.get.aio(partition=id),

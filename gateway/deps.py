@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from gateway.backends.base import Backend
 from gateway.errors import model_not_found
+from gateway.record import RequestRecord
 from gateway.settings import GatewaySettings
 from worker.protocol import ModelInfo
 
@@ -49,7 +50,8 @@ class Exchange:
     """One request under way: its id, the gateway that answers it, and the client that may leave."""
 
     def __init__(self, request: Request, gateway: GatewayDep) -> None:
-        self.id: str = request.state.request_id
+        self.record: RequestRecord = request.state.record
+        self.id = self.record.worker_id
         self.gateway = gateway
         self._receive = request.receive
 

@@ -28,6 +28,7 @@ from worker.protocol import (
     TextDelta,
     Usage,
     WorkerError,
+    WorkerStats,
 )
 
 # Scripts know which kind of request they answer.
@@ -49,6 +50,7 @@ class ScriptedBackend:
 
     script: Script = say_hello
     health: WorkerError | None = None
+    figures: Sequence[WorkerStats] = ()
     reasons: Sequence[str] = ()  # not to be ready
     requests: list[Any] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -62,6 +64,9 @@ class ScriptedBackend:
 
     async def not_ready(self) -> Sequence[str]:
         return self.reasons
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return self.figures
 
     async def running_models(self) -> Sequence[str]:
         return ["test-model"]

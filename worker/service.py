@@ -34,6 +34,7 @@ from worker.protocol import (
     ModelInfo,
     Request,
     WorkerFailed,
+    WorkerStats,
 )
 from worker.settings import WorkerSettings
 
@@ -162,8 +163,8 @@ def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
 class Worker:
     """One model, loaded once, answering many at a time."""
 
-    def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
-        self._llama, self._settings = llama, settings
+    def __init__(self, llama: BatchedLlama, settings: WorkerSettings, id: str = "local") -> None:
+        self._llama, self._settings, self._id = llama, settings, id
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
 
     @property
@@ -181,6 +182,9 @@ class Worker:
     async def check(self) -> None:
         if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return [WorkerStats(self._id, self.model.id, self._llama.stats())]
 
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]
