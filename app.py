@@ -209,12 +209,13 @@ class LlamaWorker:
         logging.basicConfig(level=logging.INFO)
         settings = for_model(WorkerSettings(), self.model)
         llama = load_llama(settings, way_to_the_volume(settings.model_path))
-        self.worker = Worker(llama, settings, os.environ.get("MODAL_TASK_ID", "modal"))
+        self.worker = Worker(llama, settings)
         self.remote = RemoteWorker(
             self.worker,
             aborted=lambda id: aborts.get.aio(partition=id),
             retire=modal.experimental.stop_fetching_inputs.aio,
             seconds=deployment.request_timeout,
+            id=os.environ.get("MODAL_TASK_ID", "modal"),  # as `modal container list` shows it
         )
         # Where memory holds fewer slots than were asked for, the rest is left to other workers.
         modal.experimental.set_local_input_concurrency(self.worker.num_slots)
@@ -329,7 +330,8 @@ def gateway() -> object:
     from gateway.errors import APIError
     from gateway.ops.logs import configure_logging
 
-    settings = GatewaySettings()
+    # A response that one gateway container kept, another would not find.
+    settings = GatewaySettings().model_copy(update={"responses_mb": 0})
     configure_logging(settings.log_level, as_json=True)
     if not settings.key_list and not settings.allow_anonymous:
         # Raised, it would end this container, and clients would see Modal's own error.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -23,8 +25,10 @@ from gateway.deps import Gateway
 from gateway.legacy.generate import router as generate
 from gateway.openai.chat.route import router as chat
 from gateway.openai.completions.route import router as completions
+from gateway.openai.embeddings.route import router as embeddings
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
+from gateway.openai.responses.store import ResponseStore
 from gateway.ops.context import RequestContext
 from gateway.ops.health import router as health
 from gateway.ops.metrics import Metrics, metrics_router
@@ -34,7 +38,8 @@ from gateway.settings import GatewaySettings, split_list
 def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
     """The routes, behind the limits; with keys, all but /health and the docs needs one.
 
-    Once `stopping` is set, answers under way have SHUTDOWN_GRACE_SECONDS left.
+    Raises StartError where responses cannot be kept. Once `stopping` is set, answers under way have
+    SHUTDOWN_GRACE_SECONDS left.
     """
     metrics = Metrics()
     app = FastAPI(
@@ -42,13 +47,14 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         version=__version__,
         description="Any GGUF model behind OpenAI's and Anthropic's APIs.",
         responses=document.ERROR_RESPONSES,
+        lifespan=_closing_what_was_opened,
         exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
         middleware=[
             Middleware(RequestContext, metrics=metrics),
             Middleware(
                 CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=[
                     "x-request-id",
@@ -69,13 +75,22 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
-    for router in (chat, completions, responses, messages, models):
+    app.state.responses = ResponseStore(
+        settings.responses_db, max_bytes=settings.responses_mb << 20, seconds=settings.responses_seconds
+    )
+    for router in (chat, completions, responses, embeddings, messages, models):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
     for router in (generate, health, metrics_router(metrics)):
         app.include_router(router)
     document.install(app)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _closing_what_was_opened(app: FastAPI) -> AsyncGenerator[None]:
+    yield
+    app.state.responses.close()
 
 
 def _public_paths(settings: GatewaySettings) -> frozenset[str]:

@@ -27,6 +27,19 @@ ERROR_RESPONSES: Responses = {
 }
 
 
+_IGNORED = {
+    "x-ignored-parameters": {
+        "description": "The parameters that had no effect.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def whole(body: type) -> Responses:
+    """The 200 of a route that answers in one body, which it writes itself."""
+    return {200: {"model": body, "description": "One JSON body.", "headers": _IGNORED}}
+
+
 def whole_or_stream(whole: type, chunk: type, *, done: bool = True) -> Responses:
     """The 200 of a route that answers in one body, or in events whose data `chunk` describes.
 
@@ -46,12 +59,7 @@ def whole_or_stream(whole: type, chunk: type, *, done: bool = True) -> Responses
             "model": whole,
             "description": f"One JSON body, or with `stream` server-sent events{end}.",
             "content": {"text/event-stream": {"itemSchema": item}},
-            "headers": {
-                "x-ignored-parameters": {
-                    "description": "The parameters that had no effect.",
-                    "schema": {"type": "string"},
-                }
-            },
+            "headers": _IGNORED,
         }
     }
 

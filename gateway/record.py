@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from worker.protocol import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from worker.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Event,
+    Finished,
+    ReasoningDelta,
+    Request,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 
 UNKNOWN_ROUTE = "unknown"
 _CLIENTS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,6 +52,18 @@ class RequestRecord:
     def seconds(self) -> float:
         """Since it came."""
         return time.perf_counter() - self.started
+
+    def asks(self, request: Request, with_prompt: bool) -> None:
+        """Note what a worker is asked."""
+        self.model = request.model
+        if with_prompt:
+            match request:
+                case ChatRequest():
+                    self.prompt = request.messages
+                case CompletionRequest():
+                    self.prompt = request.prompts
+                case EmbeddingRequest():
+                    self.prompt = request.inputs
 
     def observe(self, events: Iterable[Event]) -> None:
         """Once a batch, whether or not the client asked for usage."""

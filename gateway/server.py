@@ -36,6 +36,19 @@ Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
   print(reply.choices[0].message.content)
 """
 
+EMBEDDING_BANNER = """
+Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
+An embedding model: up to {context} tokens of each input; set LLM_CTX for fewer.
+
+  curl {base_url}/embeddings -H 'Content-Type: application/json'{auth_header} \\
+    -d '{{"model": "{model}", "input": ["one text", "another"]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{base_url}", api_key="{key}")
+  reply = client.embeddings.create(model="{model}", input=["one text", "another"])
+  print(reply.data[0].embedding)
+"""
+
 
 class Server(uvicorn.Server):
     """Says how to use it once it listens; sets `stopping` when it is told to stop."""
@@ -70,7 +83,7 @@ def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host
     with local_worker(worker_settings) as worker:
         stopping = asyncio.Event()
         config = uvicorn_config(create_app(worker, gateway_settings, stopping), gateway_settings)
-        banner = BANNER.format(
+        banner = (EMBEDDING_BANNER if worker.model.kind == "embedding" else BANNER).format(
             model=worker.model.id,
             slots=worker.num_slots,
             context=worker.model.context_length,

@@ -44,6 +44,16 @@ class GatewaySettings(BaseSettings):
         pattern=r"^(/[^/]+)*$",
         description="path under which a proxy shows `serve`, and which it strips, such as /llm",
     )
+    responses_db: str = Field(
+        default=":memory:",
+        description="SQLite file in which responses are kept for `previous_response_id`, or `:memory:`",
+    )
+    responses_mb: int = Field(
+        default=64, ge=0, description="how much of them is kept; 0 keeps none. On Modal none are kept"
+    )
+    responses_seconds: float = Field(
+        default=24 * 3600, gt=0, description="how long a response is kept that nobody continues"
+    )
     log_level: LogLevel = Field(default="info", description="the least severe log lines to write")
     log_json: bool = Field(default=False, description="log lines as JSON")
     log_prompts: bool = Field(default=False, description="log what models are asked, with all its text")

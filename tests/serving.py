@@ -21,6 +21,7 @@ from gateway.settings import GatewaySettings
 from worker.protocol import (
     Accepted,
     ChatRequest,
+    CompletionRequest,
     Event,
     Finished,
     ModelInfo,
@@ -35,8 +36,10 @@ from worker.protocol import (
 Script = Callable[["ScriptedBackend", Any], AsyncGenerator[list[Event]]]
 
 
-async def say_hello(backend: ScriptedBackend, request: Request) -> AsyncGenerator[list[Event]]:
-    num_choices = request.n if isinstance(request, ChatRequest) else request.n * len(request.prompts)
+async def say_hello(
+    backend: ScriptedBackend, request: ChatRequest | CompletionRequest
+) -> AsyncGenerator[list[Event]]:
+    num_choices = request.n * (len(request.prompts) if isinstance(request, CompletionRequest) else 1)
     yield [Accepted(5)]
     for index in range(num_choices):
         yield [TextDelta(index, "Hel"), TextDelta(index, "lo")]
@@ -51,12 +54,13 @@ class ScriptedBackend:
     script: Script = say_hello
     health: WorkerError | None = None
     figures: Sequence[WorkerStats] = ()
+    served: list[ModelInfo] = field(default_factory=lambda: [ModelInfo("test-model", 1700000000, 512)])
     reasons: Sequence[str] = ()  # not to be ready
     requests: list[Any] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     async def models(self) -> Sequence[ModelInfo]:
-        return [ModelInfo("test-model", 1700000000, 512)]
+        return self.served
 
     async def check(self) -> None:
         if self.health is not None:

@@ -22,7 +22,7 @@ SERVING_ROOMS = {
     "gateway/answers": {"gateway/ops"},
     "gateway/backends": set(),
     "gateway/ops": set(),
-    "gateway": {"gateway/backends"},
+    "gateway": {"gateway/access", "gateway/backends"},
 }
 # What each room of the worker may know of the others; `worker.protocol` may be known by all.
 ROOMS = {

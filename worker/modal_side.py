@@ -7,7 +7,9 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
+from worker.embedding_service import EmbeddingWorker
 from worker.protocol import Batch, Event, Request, WorkerError, WorkerFailed, WorkerStats
 from worker.service import Worker
 
@@ -25,7 +27,8 @@ class RemoteWorker:
     generator returns normally, because cancelling an input from outside costs the whole container. So does
     Modal's own timeout of an input: an answer that takes longer than `seconds` is ended here, with an error.
     `retire()` takes this container out of service, which is called after an answer when the engine has died:
-    a worker that fails every request at once would draw more of them than those that work.
+    a worker that fails every request at once would draw more of them than those that work. `id` is what the
+    gateway's figures call this worker.
     """
 
     # What all streams of a container send together. Each batch costs Modal's runtime about 2 ms of CPU, here
@@ -34,8 +37,16 @@ class RemoteWorker:
     SECONDS_BETWEEN_STATS = 1.0
     SECONDS_BETWEEN_WATCHES = 1.0  # when the queue service fails, which it does to all streams at once
 
-    def __init__(self, worker: Worker, aborted: WaitForAbort, retire: Retire, seconds: float) -> None:
+    def __init__(
+        self,
+        worker: Worker | EmbeddingWorker,
+        aborted: WaitForAbort,
+        retire: Retire,
+        seconds: float,
+        id: str = "modal",
+    ) -> None:
         self._worker, self._aborted, self._retire, self._seconds = worker, aborted, retire, seconds
+        self._id = id
         self._num_streams = 0
         self._said_stats = -float("inf")
 
@@ -87,7 +98,8 @@ class RemoteWorker:
         if not ended and time.monotonic() - self._said_stats < self.SECONDS_BETWEEN_STATS:
             return None
         self._said_stats = time.monotonic()
-        return (await self._worker.stats())[0]
+        stats = next(iter(await self._worker.stats()), None)
+        return stats and replace(stats, id=self._id)
 
     async def _end_on_abort(self, request: Request, generation: asyncio.Future[None]) -> None:
         """A watch that fails says nothing of the client, so it begins anew and the answer goes on."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+ModelKind = Literal["chat", "embedding"]
 
 # How deep JSON in a request may nest: templates and schemas are read recursively.
 MAX_NESTING = 100
@@ -96,7 +97,25 @@ class CompletionRequest:
     stream: bool = True
 
 
-Request = ChatRequest | CompletionRequest
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """One vector for each input, text or token ids.
+
+    With `dimensions`, a vector is that many of its first numbers, normalised again.
+    """
+
+    request_id: str
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+
+    @property
+    def stream(self) -> bool:
+        """Vectors come all at once."""
+        return False
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest
 
 
 def nests_too_deep(value: object) -> bool:
@@ -189,7 +208,18 @@ class Usage:
     timings: Timings | None = field(default=None, compare=False)
 
 
-Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Usage
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """All vectors of an EmbeddingRequest, in the order of its inputs, each of length 1.
+
+    `vectors` are float32, little endian, `dimensions` of them an input.
+    """
+
+    vectors: bytes
+    dimensions: int
+
+
+Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +229,7 @@ class ModelInfo:
     id: str
     created: int
     context_length: int
+    kind: ModelKind = "chat"
 
 
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
@@ -252,6 +283,7 @@ class WorkerError(Exception):
     WorkerError
       InvalidRequest              the request can never succeed as it stands
         ContextLengthExceeded     its prompt is longer than the context
+        WrongKind                 its model does something else
       Overloaded                  the waiting queue is full; try again later
       WorkerFailed                the worker could not do its part
 
@@ -293,6 +325,19 @@ class ContextLengthExceeded(InvalidRequest):
     def of(self, param: str) -> ContextLengthExceeded:
         """The same, about the request's field that the prompt was made from."""
         return ContextLengthExceeded(self.context_length, self.num_tokens, param, self.at_least)
+
+
+class WrongKind(InvalidRequest):
+    """`WrongKind(model, kind)`: what was asked of `model`, which is of that kind, is another kind's."""
+
+    def __init__(self, model: str, kind: ModelKind) -> None:
+        does = {
+            "chat": f"The model '{model}' writes text and makes no embeddings. Name an embedding model",
+            "embedding": f"The model '{model}' makes embeddings, with POST /v1/embeddings, and writes no "
+            "text. Name a model that chats",
+        }[kind]
+        super().__init__(f"{does}; GET /v1/models lists what is served.", "model", "unsupported_model")
+        self.args = (model, kind)
 
 
 class Overloaded(WorkerError):

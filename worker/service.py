@@ -1,4 +1,4 @@
-"""The worker: chat requests in, events out. What Modal's LlamaWorker and the in-process backend both call."""
+"""The worker: requests in, events out. What Modal's LlamaWorker and the in-process backend both call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from worker.chat.choice import NoTemplate
 from worker.chat.defaults import NO_TEMPLATE
 from worker.chat.messages import with_system_prompt
 from worker.chat.template import ChatTemplate
+from worker.embedding_service import EmbeddingWorker, load_embedding_model
 from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
 from worker.llama.chat_handler import ChatHandler
@@ -25,20 +26,31 @@ from worker.models.files import (
     check_model_file,
     slow_type_notice,
 )
+from worker.models.header import model_kind
 from worker.protocol import (
     Accepted,
     ChatRequest,
     CompletionRequest,
+    EmbeddingRequest,
     Event,
     InvalidRequest,
     ModelInfo,
     Request,
     WorkerFailed,
     WorkerStats,
+    WrongKind,
 )
 from worker.settings import WorkerSettings
 
 log = logging.getLogger("worker")
+
+
+def load_worker(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> Worker | EmbeddingWorker:
+    """The worker that the model's kind needs, loaded once. Raises ModelFileError."""
+    path = check_model_file(settings.model_path, advice)
+    if model_kind(path) == "embedding":
+        return EmbeddingWorker(load_embedding_model(path, settings, advice), settings)
+    return Worker(load_llama(settings, advice), settings)
 
 
 def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedLlama:
@@ -161,10 +173,10 @@ def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
 
 
 class Worker:
-    """One model, loaded once, answering many at a time."""
+    """One model that writes, loaded once, answering many at a time."""
 
-    def __init__(self, llama: BatchedLlama, settings: WorkerSettings, id: str = "local") -> None:
-        self._llama, self._settings, self._id = llama, settings, id
+    def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
+        self._llama, self._settings = llama, settings
         self.model = ModelInfo(settings.served_name, int(time.time()), llama.context_length)
 
     @property
@@ -184,7 +196,7 @@ class Worker:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
     async def stats(self) -> Sequence[WorkerStats]:
-        return [WorkerStats(self._id, self.model.id, self._llama.stats())]
+        return [WorkerStats("local", self.model.id, self._llama.stats())]
 
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]
@@ -227,6 +239,8 @@ class Worker:
 
     async def _submit(self, request: Request) -> Answer:
         """Render, tokenise and queue, off the event loop: a long prompt takes milliseconds."""
+        if isinstance(request, EmbeddingRequest):
+            raise WrongKind(self.model.id, "chat")
         create: Any = self._create_chat if isinstance(request, ChatRequest) else self._create_completions
         submitting = asyncio.ensure_future(asyncio.to_thread(create, request))
         try:

@@ -24,7 +24,7 @@ class KeyRing:
         """Raise a 401 unless the headers carry one of the keys."""
         if not self._digests:
             return
-        key = _key(headers)
+        key = sent_key(headers)
         if not key:
             raise _refusal("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
         digest = _digest(key.encode("latin-1"))  # the bytes that were sent: UTF-8, as a rule
@@ -47,12 +47,17 @@ class RequireKey:
         await self._app(scope, receive, send)
 
 
-def _key(headers: Headers) -> str:
+def sent_key(headers: Headers) -> str:
     """As bearer token, or as Anthropic's and Azure's clients send it. Empty where there is none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
     return headers.get("x-api-key") or headers.get("api-key", "")
+
+
+def owner_of(headers: Headers) -> str:
+    """By whose key what is kept of a request can be read again. Where no keys are asked for, any will do."""
+    return hashlib.sha256(sent_key(headers).encode("latin-1")).hexdigest()
 
 
 def _digest(key: bytes) -> bytes:

@@ -14,7 +14,7 @@ from gateway.answers.opened import Batches, open_stream, unless_ended
 from gateway.answers.stream import EventStreamResponse
 from gateway.answers.whole import WholeAnswer
 from gateway.deps import Exchange
-from worker.protocol import ChatRequest, InvalidRequest, WorkerFailed
+from worker.protocol import InvalidRequest, WorkerFailed
 from worker.protocol import Request as WorkerRequest
 
 IGNORED_HEADER = "x-ignored-parameters"
@@ -46,6 +46,7 @@ async def respond(exchange: Exchange, asked: Asked, encoder: Encoder) -> Respons
     else:
         answer = await collect(exchange, asked)
         response = Response(encoder.whole(answer), media_type="application/json")
+        await encoder.finished()
         ignored = answer.ignored
     named = [asked.names.get(name, name) for name in ignored]
     response.headers.update(ignored_header((*asked.ignored, *named)))
@@ -67,10 +68,8 @@ async def collect(exchange: Exchange, asked: Asked) -> WholeAnswer:
 
 async def _batches(exchange: Exchange, asked: Asked) -> Batches:
     """The worker's events, recorded. They never just end: clients take that for a finished answer."""
-    record, request = exchange.record, asked.request
-    record.model = request.model
-    if exchange.gateway.settings.log_prompts:
-        record.prompt = request.messages if isinstance(request, ChatRequest) else request.prompts
+    record = exchange.record
+    record.asks(asked.request, exchange.gateway.settings.log_prompts)
     try:
         async with aclosing(exchange.gateway.backend.chat(asked.request)) as batches:
             async for batch in batches:

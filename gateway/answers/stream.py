@@ -58,8 +58,10 @@ class EventStreamResponse(EventSourceResponse):
         except Exception as error:  # The status is sent: whatever failed has to be told as an event.
             yield self._error(error)
         else:
+            end = self._encoder.end()
+            await self._encoder.finished()
             self._is_told = True
-            yield self._encoder.end()
+            yield end
 
     def _error(self, error: Exception) -> bytes:
         told = from_exception(error)

@@ -32,7 +32,7 @@ class GenerateResponse(TypedDict):
 @router.post("/generate")
 async def generate(body: GenerateRequest, exchange: ExchangeDep) -> GenerateResponse:
     """One message in, one answer out, under the server's own system prompt."""
-    model = (await exchange.gateway.backend.models())[0].id
+    model = (await exchange.gateway.first_chat_model()).id
     messages = [{"role": "user", "content": body.message}]
     wanted = ChatRequest(exchange.id, model, messages, SAMPLING, stream=False)
     try:

@@ -9,7 +9,14 @@ from fastapi import APIRouter
 
 from gateway.deps import Gateway, GatewayDep
 from gateway.errors import APIError
-from worker.protocol import CompletionRequest, SamplingParams, WorkerError
+from worker.protocol import (
+    CompletionRequest,
+    EmbeddingRequest,
+    ModelInfo,
+    Request,
+    SamplingParams,
+    WorkerError,
+)
 
 DEEP_SECONDS = 10.0  # a token has to come by then
 
@@ -38,12 +45,17 @@ async def ready(gateway: GatewayDep, deep: bool = False) -> dict[str, str]:
     return {"status": "ready"}
 
 
+def _small_request(model: ModelInfo) -> Request:
+    id = f"ready-{secrets.token_hex(8)}"
+    if model.kind == "embedding":
+        return EmbeddingRequest(id, model.id, ("a",))
+    return CompletionRequest(id, model.id, ("a",), SamplingParams(max_tokens=1), stream=False)
+
+
 async def _ask(gateway: Gateway, model: str) -> str:
     """Why the model's worker does not compute a token. One at a time, whoever asks: it needs no key."""
-    request = CompletionRequest(
-        f"ready-{secrets.token_hex(8)}", model, ("a",), SamplingParams(max_tokens=1), stream=False
-    )
     try:
+        request = _small_request(await gateway.served(model))
         async with asyncio.timeout(DEEP_SECONDS), gateway.deep_check:
             async for _ in gateway.backend.chat(request):
                 pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
@@ -11,7 +12,15 @@ from compat_tests import strict
 from gateway.ops import health
 from tests.gateway.asking import never_accepting, raising
 from tests.serving import ScriptedBackend, serving
-from worker.protocol import CompletionRequest, Overloaded, WorkerFailed
+from worker.protocol import (
+    Accepted,
+    CompletionRequest,
+    EmbeddingRequest,
+    Event,
+    ModelInfo,
+    Overloaded,
+    WorkerFailed,
+)
 
 
 def test_health_tells_of_a_dead_engine(client: httpx.Client, backend: ScriptedBackend) -> None:
@@ -41,6 +50,19 @@ def test_a_stopping_server_is_not_ready_but_lives() -> None:
         response = httpx.get(f"{url}/ready")
         assert "is stopping" in strict.error(response)["message"]
         assert httpx.get(f"{url}/health").is_success
+
+
+def test_a_deep_check_of_an_embedding_model_asks_for_a_vector(
+    client: httpx.Client, backend: ScriptedBackend
+) -> None:
+    async def embed(backend: ScriptedBackend, request: EmbeddingRequest) -> AsyncGenerator[list[Event]]:
+        yield [Accepted(3)]
+
+    backend.script = embed
+    backend.served = [ModelInfo("test-model", 1700000000, 512, "embedding")]
+    assert client.get("/ready", params={"deep": 1}).is_success
+    (request,) = backend.requests
+    assert isinstance(request, EmbeddingRequest)
 
 
 def test_a_deep_check_computes_one_token(client: httpx.Client, backend: ScriptedBackend) -> None:

@@ -1,0 +1,114 @@
+"""The worker of an embedding model: texts in, vectors out. Called as `worker.service.Worker` is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+from worker.llama.embedding_context import CannotEmbed
+from worker.llama.embedding_model import EmbeddingModel, normalised
+from worker.models.files import ModelFileError
+from worker.protocol import (
+    Accepted,
+    Embedded,
+    EmbeddingRequest,
+    Event,
+    InvalidRequest,
+    ModelInfo,
+    Request,
+    Usage,
+    WorkerFailed,
+    WorkerStats,
+    WrongKind,
+)
+from worker.settings import WorkerSettings
+
+log = logging.getLogger("worker")
+
+
+def load_embedding_model(path: Path, settings: WorkerSettings, advice: str) -> EmbeddingModel:
+    """The model, loaded once. Raises ModelFileError, with `advice` where another file is needed."""
+    started = time.perf_counter()
+    try:
+        model = EmbeddingModel(
+            str(path),
+            n_ctx=settings.llm_ctx,
+            n_batch=settings.llm_n_batch,
+            n_threads=settings.llm_threads,
+            max_waiting=settings.llm_max_waiting,
+            n_gpu_layers=settings.n_gpu_layers,
+        )
+    except CannotEmbed as error:
+        raise ModelFileError(f"{path} cannot be served: {error}. {advice}") from error
+    except ValueError as error:
+        raise ModelFileError(
+            f"llama.cpp could not load {path}: the file is truncated, damaged, or of a kind that this "
+            f"version does not know ({error}). Copy it again, or choose another. {advice}"
+        ) from error
+    except MemoryError as error:
+        raise ModelFileError(f"{error}. Set a smaller LLM_CTX, or serve a smaller model.") from error
+    seconds = time.perf_counter() - started
+    log.info(
+        "%s: embeddings of %d numbers, %d tokens an input; loaded in %.2f s",
+        *(path.name, model.size, model.context_length, seconds),
+    )
+    return model
+
+
+class EmbeddingWorker:
+    """One embedding model, loaded once, answering many at a time."""
+
+    def __init__(self, model: EmbeddingModel, settings: WorkerSettings) -> None:
+        self._model, self._settings = model, settings
+        self.num_slots = settings.llm_slots or settings.llm_max_waiting + 1
+        self.model = ModelInfo(settings.served_name, int(time.time()), model.context_length, "embedding")
+
+    @property
+    def alive(self) -> bool:
+        return self._model.alive
+
+    async def models(self) -> Sequence[ModelInfo]:
+        return [self.model]
+
+    async def check(self) -> None:
+        if not self.alive:
+            raise WorkerFailed("The model has stopped; see the log for the reason, and restart the worker.")
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return []
+
+    async def running_models(self) -> Sequence[str]:
+        return [self.model.id]
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why a request would not be answered now; nothing where it would."""
+        if not self.alive:
+            return ["The model has stopped."]
+        seconds = self._model.seconds_in_batch
+        if seconds > self._settings.llm_stall_seconds:
+            return [f"The model has been in one batch for {seconds:.0f} seconds."]
+        return []
+
+    async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
+        """`Accepted`, then `Embedded` and `Usage`. Closing the generator stops it at the next batch."""
+        if not isinstance(request, EmbeddingRequest):
+            raise WrongKind(self.model.id, "embedding")
+        size = self._model.size
+        if request.dimensions is not None and request.dimensions > size:
+            raise InvalidRequest(
+                f"This model's vectors have {size} numbers, fewer than 'dimensions' asks for. Send at most "
+                f"{size}, or leave it out.",
+                "dimensions",
+            )
+        inputs = await asyncio.to_thread(self._model.tokens, request.inputs)
+        num_tokens = sum(map(len, inputs))
+        yield [Accepted(num_tokens)]
+        vectors = await asyncio.wrap_future(self._model.embed(inputs))
+        rows = normalised(vectors, request.dimensions)
+        yield [Embedded(rows.astype("<f4").tobytes(), rows.shape[1]), Usage(num_tokens, 0)]
+
+    def close(self) -> None:
+        self._model.close()
