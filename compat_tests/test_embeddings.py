@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import openai
@@ -10,6 +11,7 @@ import pytest
 
 from compat_tests.server import Server, running_server
 from tests.worker.llama.tiny_embedding_models import write_tiny_embedding_model
+from worker.models.default import default_model
 
 MODEL = "tiny-bert"
 TEXTS = [f"{word} {'ab' * (number % 60)}" for number, word in enumerate(["abc", "def", "gh", "c d e"] * 25)]
@@ -18,7 +20,7 @@ TEXTS = [f"{word} {'ab' * (number % 60)}" for number, word in enumerate(["abc", 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     path = write_tiny_embedding_model("bert", tmp_path_factory.mktemp("models"))
-    with running_server("--model", str(path)) as server:
+    with running_server("--model", str(default_model()), "--model", str(path), LLM_CTX="1024") as server:
         yield server
 
 
@@ -45,6 +47,16 @@ def test_what_is_too_long_is_told_by_its_index(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match=r"your input\[1\] resulted in 302 tokens") as refused:
         client.embeddings.create(model=MODEL, input=["ab", "a " * 300])
     assert refused.value.code == "context_length_exceeded"
+
+
+def test_both_models_are_served_by_name(client: openai.OpenAI) -> None:
+    chat, embedding = client.models.list().data
+    assert embedding.id == MODEL
+    hello: list[Any] = [{"role": "user", "content": "Hi"}]
+    reply = client.chat.completions.create(model=chat.id, messages=hello, max_tokens=3)
+    assert reply.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="makes no embeddings"):
+        client.embeddings.create(model=chat.id, input="ab")
 
 
 def test_a_chat_is_refused(client: openai.OpenAI) -> None:

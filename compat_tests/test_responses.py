@@ -108,6 +108,18 @@ def test_a_response_is_continued_read_listed_and_deleted(server_process: Server)
             client.responses.create(**asked, input="Why?", previous_response_id=second.id)
 
 
+def test_a_response_says_whether_it_can_be_read_again(client: openai.OpenAI, model: str) -> None:
+    """On Modal none can, because each container of the gateway would know its own."""
+    response = client.responses.create(model=model, input="Hi", max_output_tokens=1)
+    if response.store:  # type: ignore[attr-defined]  # which the types do not have
+        assert client.responses.retrieve(response.id).id == response.id
+    else:
+        with pytest.raises(openai.NotFoundError, match="keeps no responses"):
+            client.responses.retrieve(response.id)
+        with pytest.raises(openai.BadRequestError, match="keeps no responses"):
+            client.responses.create(model=model, input="Hi", previous_response_id=response.id)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_input_longer_than_the_context_is_refused(client: openai.OpenAI, model: str, stream: bool) -> None:
     with pytest.raises(openai.BadRequestError) as refusal:

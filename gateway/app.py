@@ -16,6 +16,7 @@ from gateway.access.auth import PUBLIC_PATHS, KeyRing, RequireKey
 from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
 from gateway.access.head import HeadAsGet
+from gateway.access.slash import IgnoreLastSlash
 from gateway.answers.respond import IGNORED_HEADER
 from gateway.anthropic.errors import error_response as anthropic_error
 from gateway.anthropic.messages.route import PATH as MESSAGES
@@ -65,6 +66,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 ],
             ),
             Middleware(HeadAsGet),
+            Middleware(IgnoreLastSlash),
             # Inside of CORS, without whose headers browsers show no error.
             Middleware(
                 errors.AnswerErrors,

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 import typer
@@ -15,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway.app import create_app
-from gateway.backends.local import local_worker
+from gateway.backends.local import local_models, shared_memory
 from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings, StartError
 from worker.llama.interrupts import INTERRUPTED
@@ -24,7 +25,7 @@ from worker.settings import WorkerSettings
 BANNER = """
 Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
 {slots} requests at a time, {context} tokens of context each; set LLM_SLOTS, LLM_CTX or MEM_MB for others.
-
+{others}
   curl {base_url}/chat/completions -H 'Content-Type: application/json'{auth_header} \\
     -d '{{"model": "{model}", "max_tokens": 40,
          "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
@@ -39,7 +40,7 @@ Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
 EMBEDDING_BANNER = """
 Serving {model} at {base_url}  (loaded in {seconds:.1f} s; Ctrl-C stops)
 An embedding model: up to {context} tokens of each input; set LLM_CTX for fewer.
-
+{others}
   curl {base_url}/embeddings -H 'Content-Type: application/json'{auth_header} \\
     -d '{{"model": "{model}", "input": ["one text", "another"]}}'
 
@@ -74,25 +75,33 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
-    """Load the model, serve until told to stop, free the model."""
+def run(
+    worker_settings: Sequence[WorkerSettings], gateway_settings: GatewaySettings, host: str, port: int
+) -> None:
+    """Load the first model, serve all until told to stop, free them."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
     listener = listen(host, port)
-    typer.echo(f"Loading {worker_settings.served_name}…", err=True)
+    typer.echo(f"Loading {worker_settings[0].served_name}…", err=True)
     started = time.perf_counter()
-    with local_worker(worker_settings) as worker:
+    with local_models(shared_memory(worker_settings)) as models:
         stopping = asyncio.Event()
-        config = uvicorn_config(create_app(worker, gateway_settings, stopping), gateway_settings)
+        config = uvicorn_config(create_app(models, gateway_settings, stopping), gateway_settings)
+        worker = models.first
         banner = (EMBEDDING_BANNER if worker.model.kind == "embedding" else BANNER).format(
             model=worker.model.id,
             slots=worker.num_slots,
             context=worker.model.context_length,
+            others=_others([each.served_name for each in worker_settings[1:]]),
             base_url=f"http://{_authority(listener)}/v1",
             seconds=time.perf_counter() - started,
             auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
             key="YOUR_KEY" if gateway_settings.key_list else "unused",
         )
         Server(config, banner, stopping).run(sockets=[listener])
+
+
+def _others(names: Sequence[str]) -> str:
+    return f"Loaded when they are first asked for: {', '.join(names)}.\n" if names else ""
 
 
 def uvicorn_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:

@@ -44,6 +44,9 @@ class GatewaySettings(BaseSettings):
         pattern=r"^(/[^/]+)*$",
         description="path under which a proxy shows `serve`, and which it strips, such as /llm",
     )
+    generate_max_tokens: int = Field(
+        default=1024, ge=1, description="tokens after which an answer of POST /generate ends"
+    )
     responses_db: str = Field(
         default=":memory:",
         description="SQLite file in which responses are kept for `previous_response_id`, or `:memory:`",

@@ -24,7 +24,7 @@ class WorkerSettings(BaseSettings):
         default=16384,
         ge=256,
         description="memory of a worker in MiB, which bounds its slots; `serve`, if this is unset, takes the "
-        "model's size and up to a quarter of what is free",
+        "model's size and up to a quarter of what is free; several models share it",
     )
     llm_threads: int = Field(
         default=8, ge=1, description="threads; never more than the cores really there; on Modal as CPU_CORES"

@@ -18,9 +18,10 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if int(declared) > self._max_bytes:
-            await self._discard(receive)
+        headers = dict(scope["headers"])
+        if int(headers.get(b"content-length", b"0")) > self._max_bytes:
+            if headers.get(b"expect", b"").lower() != b"100-continue":  # or the client asks before it sends
+                await self._discard(receive)
             raise self._refusal()
         received = 0
 

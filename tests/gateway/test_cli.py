@@ -19,3 +19,18 @@ def test_the_version_is_the_packages() -> None:
 def test_pull_describes_what_it_takes(described: str) -> None:
     help = CliRunner().invoke(app, ["pull", "--help"]).output
     assert re.search(described, help)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({}, "2 models would be called same. Rename"),
+        ({"MODEL_NAME": "x"}, "MODEL_NAME=x names one model, and 2"),
+    ],
+)
+def test_models_that_would_share_a_name_stop_the_start(environment: dict[str, str], says: str) -> None:
+    done = CliRunner().invoke(
+        app, ["serve", "--model", "one/same.gguf", "--model", "other/same.gguf"], env=environment
+    )
+    assert done.exit_code == 2
+    assert says in done.stderr

@@ -7,11 +7,11 @@ keys, then the keys, each with a type and a value.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from worker.protocol import ModelKind
+from worker.protocol import ModelInfo, ModelKind
 
 Scalar = int | float | bool | str
 
@@ -36,9 +36,21 @@ ENCODERS = {
 }  # fmt: skip
 
 
+def describe(name: str, path: Path, most_tokens: int) -> ModelInfo:
+    """A model that need not be loaded, as it is served with a context of `most_tokens` if it has so many."""
+    header = read_header(path)
+    trained = header.get(f"{header.get('general.architecture')}.context_length")
+    context_length = min(most_tokens, trained) if isinstance(trained, int) else most_tokens
+    created = int(path.stat().st_mtime) if path.exists() else 0
+    return ModelInfo(name, created, context_length, _kind(header))
+
+
 def model_kind(path: Path) -> ModelKind:
     """Whether a model writes text or makes embeddings. What cannot be read is left to llama.cpp to refuse."""
-    header = read_header(path)
+    return _kind(read_header(path))
+
+
+def _kind(header: Mapping[str, Scalar]) -> ModelKind:
     architecture = header.get("general.architecture")
     pooling = header.get(f"{architecture}.pooling_type", 0)
     return "embedding" if pooling or architecture in ENCODERS else "chat"

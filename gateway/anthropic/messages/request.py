@@ -13,11 +13,10 @@ from gateway.conversation import said
 from gateway.errors import missing, unsupported
 from gateway.json_body import StrictBody
 from gateway.marks import Hint, Refused, hints, refuse_unsupported
-from gateway.sampling import MAX_INT32, SamplerFields, sampling_params
+from gateway.sampling import MAX_INT32, MAX_STOP_STRINGS, SamplerFields, sampling_params
 from gateway.tools import MAX_TOOLS
 from worker.protocol import ChatRequest, SamplingParams
 
-MAX_STOP_SEQUENCES = 16
 NO_SERVER_TOOLS = f"this server runs no tools. {CLIENT_TOOLS_ONLY}"
 CLEARED_THINKING = "clear_thinking_"  # whether earlier thinking is shown is up to the template in any case
 
@@ -79,7 +78,7 @@ class MessagesRequest(ConversationFields, SamplerFields):
     """All parameters of Anthropic's reference, and llama.cpp's own."""
 
     max_tokens: int = Field(ge=1, le=MAX_INT32)
-    stop_sequences: Annotated[list[str], Field(max_length=MAX_STOP_SEQUENCES)] | None = None
+    stop_sequences: Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool | None = None
     chat_template_kwargs: JSONObject | None = None
     metadata: Annotated[Metadata | None, Hint()] = None
