@@ -30,7 +30,7 @@ from gateway.openai.embeddings.route import router as embeddings
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
 from gateway.openai.responses.store import ResponseStore
-from gateway.ops.context import RequestContext
+from gateway.ops.context import NoteRoute, RequestContext
 from gateway.ops.health import router as health
 from gateway.ops.metrics import Metrics, metrics_router
 from gateway.settings import GatewaySettings, split_list
@@ -74,6 +74,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
             ),
             Middleware(RequireKey, keys=KeyRing(settings.key_list), public=_public_paths(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(NoteRoute),
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())

@@ -23,7 +23,6 @@ from worker.protocol import (
     Usage,
 )
 
-UNKNOWN_ROUTE = "unknown"
 _CLIENTS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_WORKER_ID = 64  # bytes that Modal allows in a queue's partition
 
@@ -38,6 +37,7 @@ class RequestRecord:
     method: str
     id: str
     worker_id: str
+    route: str = "unknown"  # the path as the application declares it, of which no client can make new ones
     status: int = 0  # as it was sent; 0 if none was
     model: str | None = None
     usage: Usage | None = None
@@ -84,12 +84,6 @@ def new_record(method: str, clients_id: str) -> RequestRecord:
         return RequestRecord(method, made, made)
     suffix = f".{secrets.token_hex(8)}"
     return RequestRecord(method, clients_id, clients_id[: _MAX_WORKER_ID - len(suffix)] + suffix)
-
-
-def route_of(scope: Scope) -> str:
-    """The path as the application declares it, which no client can make new ones of."""
-    path: str = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
-    return path
 
 
 def caller_name(scope: Scope) -> str:

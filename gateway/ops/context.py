@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import ClientLeft
 from gateway.ops.logs import log_request
 from gateway.ops.metrics import Metrics
-from gateway.record import new_record
+from gateway.record import RequestRecord, new_record
 
 API_VERSION = "2020-10-01"  # what OpenAI's own servers send as `openai-version`
 
@@ -44,3 +44,18 @@ class RequestContext:
             finally:
                 log_request(record, scope)
                 self._metrics.observe(record, scope)
+
+
+class NoteRoute:
+    """Innermost, since what is outside may hand on a copy of the scope, and the router writes into the last one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if scope["type"] == "http" and (route := scope.get("route")) is not None:
+                record: RequestRecord = scope["state"]["record"]
+                record.route = route.path

@@ -13,7 +13,7 @@ import structlog
 from starlette.types import Scope
 
 from gateway.ops.log_stream import LogStream
-from gateway.record import RequestRecord, caller_name, route_of
+from gateway.record import RequestRecord, caller_name
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; seen by the log only
 QUIET_ROUTES = {"/health", "/ready", "/metrics"}  # asked every few seconds
@@ -69,11 +69,10 @@ def _renderers(as_json: bool) -> list[structlog.typing.Processor]:
 
 def log_request(record: RequestRecord, scope: Scope) -> None:
     """All that an operator asks for later; no text of prompts or answers, unless LOG_PROMPTS is set."""
-    route = route_of(scope)
-    quiet = route in QUIET_ROUTES and record.status < 400
+    quiet = record.route in QUIET_ROUTES and record.status < 400
     fields: dict[str, Any] = {
         "method": record.method,
-        "route": route,
+        "route": record.route,
         "status": CLIENT_CLOSED_REQUEST if record.client_left else record.status,
         "key": caller_name(scope),
         "ms": _milliseconds(record.seconds),

@@ -32,7 +32,7 @@ from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from gateway.deps import GatewayDep
-from gateway.record import RequestRecord, caller_name, route_of
+from gateway.record import RequestRecord, caller_name
 from worker.protocol import STEP_BUCKETS, WorkerStats
 
 ROUTE, STATUS, KEY, MODEL = "http_route", "http_response_status_code", "api_key", "gen_ai_request_model"
@@ -111,9 +111,9 @@ class Metrics:
 
     def observe(self, record: RequestRecord, scope: Scope) -> None:
         """Count a request that has ended."""
-        route, key = route_of(scope), caller_name(scope)
-        self._requests.labels(route, 499 if record.client_left else record.status, key).inc()
-        self._http_seconds.labels(route).observe(record.seconds)
+        key = caller_name(scope)
+        self._requests.labels(record.route, 499 if record.client_left else record.status, key).inc()
+        self._http_seconds.labels(record.route).observe(record.seconds)
         if record.model is not None:
             self._observe_answer(record, record.model, key)
 

@@ -76,6 +76,16 @@ def test_a_line_tells_all_of_an_answer_but_what_was_said(client: httpx.Client, l
     assert "somebody" not in logged.text()
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/models/", "/v1/models/"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_route_has_one_name_however_it_is_asked(
+    client: httpx.Client, logged: Log, path: str, method: str
+) -> None:
+    assert client.request(method, path).is_success
+    (line,) = logged.requests()
+    assert (line["route"], line["method"]) == ("/models", method)
+
+
 def test_what_models_are_asked_is_logged_where_a_setting_says_so(logged: Log) -> None:
     with serving(ScriptedBackend(), GatewaySettings(log_prompts=True)) as url:
         logged.as_json(True)
