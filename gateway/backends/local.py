@@ -11,9 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from worker.embedding_service import EmbeddingWorker
-from worker.llama.context import RESERVED_MB
 from worker.llama.interrupts import ctrl_c_exits
 from worker.llama.machine import available_memory_mb
+from worker.llama.memory import RESERVED_MB
 from worker.models.files import check_model_file
 from worker.models.header import describe
 from worker.protocol import Event, ModelInfo, Overloaded, Request, WorkerFailed, WorkerStats
