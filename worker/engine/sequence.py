@@ -112,6 +112,9 @@ class Sequence:
     client: str = ""  # slots are shared fairly between clients; by default all are one
     snapshots: list[int] = field(default_factory=list)  # lengths of the prompt at which to save the state
     arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0  # when it first had a slot, its first token, its last; 0 until then
+    first_token: float = 0.0
+    ended: float = 0.0
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.tokens)
