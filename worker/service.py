@@ -37,6 +37,7 @@ from worker.protocol import (
     ModelInfo,
     Request,
     WorkerFailed,
+    WorkerStats,
     WrongKind,
 )
 from worker.settings import WorkerSettings
@@ -193,6 +194,9 @@ class Worker:
     async def check(self) -> None:
         if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return [WorkerStats("local", self.model.id, self._llama.stats())]
 
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]

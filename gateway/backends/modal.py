@@ -10,11 +10,12 @@ from typing import Any
 import modal
 import structlog
 
-from worker.protocol import Batch, Event, ModelInfo, Request, WorkerFailed
+from worker.protocol import Batch, Event, ModelInfo, Request, WorkerFailed, WorkerStats
 
 ABORT_TTL_SECONDS = 3600  # an abort outlives the longest queueing, not the day
 
 SURELY_RUNNING_SECONDS = 2.0  # since a worker was last heard of: the shortest SCALEDOWN_WINDOW
+STATS_SECONDS = 300.0  # after which a worker that was not heard of again has no figures
 
 log = structlog.get_logger("gateway")
 
@@ -38,6 +39,7 @@ class ModalBackend:
     ) -> None:
         self._worker, self._aborts, self._models = worker, aborts, models
         self._heard: dict[str, float] = {}  # when a model's worker last sent something
+        self._stats: dict[str, tuple[float, WorkerStats]] = {}  # and what it said of itself, by its id
         self._detached: set[asyncio.Task[None]] = set()
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -49,6 +51,12 @@ class ModalBackend:
     async def not_ready(self) -> Sequence[str]:
         """None: a request starts a worker where there is none."""
         return []
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        """As they came along with answers; of workers that were heard of lately."""
+        oldest = time.monotonic() - STATS_SECONDS
+        self._stats = {id: known for id, known in self._stats.items() if known[0] >= oldest}
+        return [stats for _, stats in self._stats.values()]
 
     async def running_models(self) -> Sequence[str]:
         now = time.monotonic()
@@ -75,11 +83,16 @@ class ModalBackend:
             if not ended:
                 self._detach(self._abort(request.request_id))
 
+    def _note(self, model: str, stats: WorkerStats | None) -> None:
+        now = self._heard[model] = time.monotonic()
+        if stats is not None:
+            self._stats[stats.id] = now, stats
+
     async def _call(self, request: Request, inbox: Inbox) -> None:
         try:
             batches: AsyncGenerator[Batch] = self._worker(request.model).chat.remote_gen.aio(request)
             async for batch in batches:
-                self._heard[request.model] = time.monotonic()
+                self._note(request.model, batch.stats)
                 inbox.put_nowait(batch)
             inbox.put_nowait(None)
         except WorkerFailed as error:  # what a container that could not start says

@@ -11,6 +11,7 @@ import math
 import queue
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,7 +23,15 @@ from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
 from worker.engine.sampling import Sampled, log_normalizer, sample, token_logprob
 from worker.engine.scheduler import Scheduled, Scheduler
 from worker.engine.sequence import Output, Sequence, State, Waiter
-from worker.protocol import EngineStats, FinishReason, Overloaded, TokenLogprob, WorkerError, WorkerFailed
+from worker.protocol import (
+    STEP_BUCKETS,
+    EngineStats,
+    FinishReason,
+    Overloaded,
+    TokenLogprob,
+    WorkerError,
+    WorkerFailed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +67,9 @@ class Engine:
         self._num_prompt = self._num_cached = self._num_output = 0
         self._num_draft = self._num_accepted = self._num_forced = 0
         self._num_steps = self._num_finished = self._num_failed_decodes = 0
+        self._num_scheduled = self._num_aborted = self._num_failed = 0
+        self._prompt_seconds = self._predicted_seconds = self._step_seconds = 0.0
+        self._num_steps_by_seconds = [0] * (len(STEP_BUCKETS) + 1)
         self._thread: threading.Thread | None = None
 
     # -- from any thread ---------------------------------------------------------------------------------
@@ -88,7 +100,7 @@ class Engine:
     def abort(self, sequence: Sequence) -> None:
         """Let go of a sequence, whatever its state; takes effect before the next step computes anything."""
         self._wake([sequence.channel.close()])
-        self._inbox.put(lambda: self._remove(sequence))
+        self._inbox.put(lambda: self._abort(sequence))
 
     def call(self, function: Callable[[], None]) -> None:
         """Run a function on the engine's thread, between steps, and wait for it."""
@@ -135,6 +147,15 @@ class Engine:
             num_memory_tokens_total=self.kv_cache.num_reused[Tier.MEMORY],
             num_file_tokens_total=self.kv_cache.num_reused[Tier.FILE],
             num_cache_bytes=self.kv_cache.memory.num_bytes,
+            context_length=self.runner.context_length,
+            num_kv_tokens=sum(sequence.num_computed for sequence in tuple(self.scheduler.running)),
+            num_scheduled_total=self._num_scheduled,
+            num_aborted_total=self._num_aborted,
+            num_failed_total=self._num_failed,
+            prompt_seconds_total=self._prompt_seconds,
+            predicted_seconds_total=self._predicted_seconds,
+            step_seconds_total=self._step_seconds,
+            num_steps_by_seconds=tuple(self._num_steps_by_seconds),
         )
 
     def close(self) -> None:
@@ -179,6 +200,10 @@ class Engine:
         with self._failing_alone(sequence):
             self._force(sequence)
 
+    def _abort(self, sequence: Sequence) -> None:
+        self._num_aborted += sequence.state is not State.FINISHED
+        self._remove(sequence)
+
     @property
     def is_idle(self) -> bool:
         return not self.scheduler.running and not len(self.scheduler.waiting)
@@ -201,6 +226,7 @@ class Engine:
         scheduled = self.scheduler.schedule()
         if scheduled:
             self._num_steps += 1
+            self._num_scheduled += len(scheduled)
             self._execute(scheduled)
         self._deliver()
 
@@ -223,7 +249,10 @@ class Engine:
             for one in scheduled:  # find out whose fault it is; the others go on
                 self._execute_alone(one)
             return
-        self.scheduler.observe(scheduled, self._clock() - started)
+        seconds = self._clock() - started
+        self._step_seconds += seconds
+        self._num_steps_by_seconds[bisect_left(STEP_BUCKETS, seconds)] += 1
+        self.scheduler.observe(scheduled, seconds)
         self._update(scheduled, logits)
 
     def _execute_alone(self, one: Scheduled) -> None:
@@ -344,6 +373,7 @@ class Engine:
                 sequence.detokenizer.push(b"", logprob)
             self._finish(sequence, "stop")
             return False
+        sequence.first_token = sequence.first_token or time.monotonic()
         sequence.tokens.append(token)
         self._num_output += 1
         text, logprobs = sequence.detokenizer.push(self.vocabulary.piece(token), logprob)
@@ -364,14 +394,19 @@ class Engine:
     ) -> None:
         rest, more = sequence.detokenizer.flush()
         self._num_finished += 1
-        took = time.monotonic() - sequence.arrived
+        sequence.ended = time.monotonic()
+        took = sequence.ended - sequence.arrived
         self._seconds_per_sequence += 0.1 * (took - self._seconds_per_sequence)
+        first_token = sequence.first_token or sequence.ended
+        self._prompt_seconds += first_token - (sequence.admitted or first_token)
+        self._predicted_seconds += sequence.ended - first_token
         stop = sequence.detokenizer.stopped_by
         last = Output(text + rest, logprobs + more, finish_reason=reason, stop=stop)
         self._put(sequence, last, last=True)
         self._remove(sequence)
 
     def _fail(self, sequence: Sequence, error: WorkerError) -> None:
+        self._num_failed += 1
         self._put(sequence, Output(error=error), last=True)
         self._remove(sequence)
 
@@ -407,6 +442,7 @@ class Engine:
     def _fail_all(self, error: WorkerError) -> None:
         with self._lock:
             unfinished, self._unfinished = list(self._unfinished), set()
+        self._num_failed += len(unfinished)
         for sequence in unfinished:
             self._put(sequence, Output(error=error), last=True)
         self._deliver()

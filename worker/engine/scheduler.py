@@ -6,6 +6,7 @@ Knows sequences and slots, never logits. First come, first served, but for fairn
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -224,6 +225,7 @@ class Scheduler:
             sequence = admitted.pop(0)
             self.kv_cache.acquire(sequence)
             sequence.state = State.RUNNING
+            sequence.admitted = sequence.admitted or time.monotonic()
             self.running.append(sequence)
         for sequence in reversed(admitted):
             self.waiting.put_back(sequence)

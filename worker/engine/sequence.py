@@ -119,6 +119,9 @@ class Sequence:
     prompt_scores: list[TokenLogprob] = field(default_factory=list)  # of what is computed, until all is
     snapshots: list[int] = field(default_factory=list)  # lengths of the prompt at which to save the state
     arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0  # when it first had a slot, its first token, its last; 0 until then
+    first_token: float = 0.0
+    ended: float = 0.0
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.tokens)

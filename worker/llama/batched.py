@@ -18,10 +18,11 @@ from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
 from worker.llama.chat_handler import ChatHandler, ChatStream
-from worker.llama.context import MIB, LlamaRunner, divide_memory
+from worker.llama.context import LlamaRunner
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
+from worker.llama.memory import MIB, divide_memory
 from worker.llama.recommended import recommended_sampling as recommended
 from worker.llama.samplers import llama_chain
 from worker.llama.slot_memory import measure_slot_memory
@@ -79,7 +80,7 @@ class BatchedLlama(llama_cpp.Llama):
         slot_memory = measure_slot_memory(self._model, self._ctx.ctx)
         slot_bytes = slot_memory.num_bytes(self.context_length, n_ubatch)
         self.num_slots, cache_mb = divide_memory(
-            self._model, slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
+            self._model.size(), slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
         )
         self.vocabulary = LlamaVocabulary(self._model, context_length=self.context_length)
         self.constraints = Constraints(partial(read_token_table, self._model, self.vocabulary))

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.backends.local import LocalModels, shared_memory
 from tests.worker.models.fake_hub import TINY_GGUF
-from worker.llama.context import RESERVED_MB
+from worker.llama.memory import RESERVED_MB
 from worker.models.files import ModelFileError
 from worker.protocol import CompletionRequest, Event, ModelInfo, Overloaded, TextDelta, WorkerFailed
 from worker.settings import WorkerSettings

@@ -17,17 +17,10 @@ from worker.chat.constraint import ConstraintError
 from worker.engine.runner import Chunk
 from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
-from worker.llama.context import (
-    CACHE_MB,
-    MAX_SLOTS,
-    MIB,
-    PLAIN,
-    RESERVED_MB,
-    LlamaRunner,
-    divide_memory,
-)
+from worker.llama.context import PLAIN, LlamaRunner
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
+from worker.llama.memory import CACHE_MB, MAX_SLOTS, MIB, RESERVED_MB, divide_memory
 from worker.models.default import default_model
 from worker.models.files import ModelFileError
 from worker.protocol import ContextLengthExceeded, InvalidRequest, Overloaded, WorkerFailed
@@ -339,8 +332,8 @@ def test_no_token_is_thrown_away_where_a_state_could_not_give_it_back(llama: Bat
 
 
 def test_slots_and_cache_share_what_the_model_leaves(llama: BatchedLlama) -> None:
-    model, slot_bytes = llama._model, 100 * MIB
-    memory_mb = round(RESERVED_MB + model.size() / MIB + 1050)
+    model, slot_bytes = llama._model.size(), 100 * MIB
+    memory_mb = round(RESERVED_MB + model / MIB + 1050)
     slots, cache_mb = divide_memory(model, slot_bytes, memory_mb)
     assert slots == 7
     assert cache_mb == pytest.approx(262, abs=1)
