@@ -72,8 +72,8 @@ format: $(INSTALLED)
 
 # Pins every package, for every supported Python, with hashes. Needs uv.
 constraints:
-	uv pip compile pyproject.toml --extra modal --extra dev --universal --generate-hashes --python-version 3.11 \
-		--no-header --no-annotate --output-file constraints.txt
+	uv pip compile pyproject.toml --extra modal --extra tracing --extra dev --universal --generate-hashes \
+		--python-version 3.11 --no-header --no-annotate --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV) .cache .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info

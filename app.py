@@ -180,7 +180,9 @@ hub_environment = environment(deployment) | {
 hub_environment["TQDM_POSITION"] = "-1"
 
 debian = modal.Image.debian_slim(python_version="3.12")
-gateway_image = pinned(debian, "fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
+gateway_image = pinned(
+    debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "sse-starlette", "structlog"
+)
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
 if deployment.gpu is None:
     # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
@@ -233,6 +235,7 @@ class LlamaWorker:
             aborted=lambda id: aborts.get.aio(partition=id),
             retire=modal.experimental.stop_fetching_inputs.aio,
             seconds=deployment.request_timeout,
+            id=os.environ.get("MODAL_TASK_ID", "modal"),  # as `modal container list` shows it
         )
         # Where memory holds fewer slots than were asked for, the rest is left to other workers.
         modal.experimental.set_local_input_concurrency(self.worker.num_slots)

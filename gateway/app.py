@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from gateway import __version__, document, errors
-from gateway.access.auth import KeyRing, RequireKey
+from gateway.access.auth import PUBLIC_PATHS, KeyRing, RequireKey
 from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
 from gateway.access.head import HeadAsGet
@@ -30,8 +30,9 @@ from gateway.openai.embeddings.route import router as embeddings
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
 from gateway.openai.responses.store import ResponseStore
+from gateway.ops.context import NoteRoute, RequestContext
 from gateway.ops.health import router as health
-from gateway.ops.logs import RequestContext
+from gateway.ops.metrics import Metrics, metrics_router
 from gateway.settings import GatewaySettings, split_list
 
 
@@ -41,6 +42,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     Raises StartError where responses cannot be kept. Once `stopping` is set, answers under way have
     SHUTDOWN_GRACE_SECONDS left.
     """
+    metrics = Metrics()
     app = FastAPI(
         title="llama-gateway",
         version=__version__,
@@ -49,7 +51,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         lifespan=_closing_what_was_opened,
         exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
         middleware=[
-            Middleware(RequestContext),
+            Middleware(RequestContext, metrics=metrics),
             Middleware(
                 CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
@@ -70,8 +72,9 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 errors.AnswerErrors,
                 envelopes={f"/v1{MESSAGES}": anthropic_error, MESSAGES: anthropic_error},
             ),
-            Middleware(RequireKey, keys=KeyRing(settings.key_list)),
+            Middleware(RequireKey, keys=KeyRing(settings.key_list), public=_public_paths(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(NoteRoute),
         ],
     )
     app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
@@ -81,7 +84,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     for router in (chat, completions, responses, embeddings, messages, models):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
-    for router in (generate, health):
+    for router in (generate, health, metrics_router(metrics)):
         app.include_router(router)
     document.install(app)
     return app
@@ -91,3 +94,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
 async def _closing_what_was_opened(app: FastAPI) -> AsyncGenerator[None]:
     yield
     app.state.responses.close()
+
+
+def _public_paths(settings: GatewaySettings) -> frozenset[str]:
+    return PUBLIC_PATHS | {"/metrics"} if settings.metrics_public else PUBLIC_PATHS

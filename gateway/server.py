@@ -109,6 +109,7 @@ def uvicorn_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
         app,
         log_level="warning",
         access_log=False,
+        log_config=None,  # its lines go where all others do
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds) + 5,
         root_path=settings.root_path,
         # A client that reuses a connection just as the server closes it has lost its request.

@@ -59,6 +59,8 @@ class GatewaySettings(BaseSettings):
     )
     log_level: LogLevel = Field(default="info", description="the least severe log lines to write")
     log_json: bool = Field(default=False, description="log lines as JSON")
+    log_prompts: bool = Field(default=False, description="log what models are asked, with all its text")
+    metrics_public: bool = Field(default=False, description="answer /metrics without a key")
 
     @property
     def key_list(self) -> list[str]:

@@ -21,6 +21,7 @@ from worker.protocol import (
     Request,
     Usage,
     WorkerFailed,
+    WorkerStats,
     WrongKind,
 )
 from worker.settings import WorkerSettings
@@ -75,6 +76,9 @@ class EmbeddingWorker:
     async def check(self) -> None:
         if not self.alive:
             raise WorkerFailed("The model has stopped; see the log for the reason, and restart the worker.")
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return []
 
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]

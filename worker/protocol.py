@@ -132,7 +132,10 @@ def _contents(value: dict[str, object] | list[object]) -> Iterable[object]:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token with its natural-log probability, and the most likely tokens in its place."""
+    """One token with its natural-log probability, and the most likely tokens in its place.
+
+    A prompt's first token, which nothing predicts, has NaN.
+    """
 
     token: str
     logprob: float
@@ -189,6 +192,15 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of an answer at its worker: until it had a slot, until its first token, until its last."""
+
+    queue: float
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts over all choices; the last event of every request that did not fail."""
 
@@ -196,6 +208,7 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    timings: Timings | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +235,9 @@ class ModelInfo:
     kind: ModelKind = "chat"
 
 
+STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A picture of the engine; the `num_..._total` only ever grow."""
@@ -244,6 +260,24 @@ class EngineStats:
     num_memory_tokens_total: int
     num_file_tokens_total: int
     num_cache_bytes: int  # of states in memory
+    context_length: int
+    num_kv_tokens: int  # of running sequences
+    num_scheduled_total: int  # sequences in all steps
+    num_aborted_total: int
+    num_failed_total: int
+    prompt_seconds_total: float  # of finished sequences, from slot to first token
+    predicted_seconds_total: float  # and from there to the last
+    step_seconds_total: float
+    num_steps_by_seconds: tuple[int, ...]  # up to each of STEP_BUCKETS, and beyond
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """An engine's picture, and whose it is."""
+
+    id: str
+    model: str
+    engine: EngineStats
 
 
 class WorkerError(Exception):
@@ -329,9 +363,11 @@ class Batch:
     """What crosses between containers at a time: events, or the error that ends them.
 
     `attempt` is drawn anew each time the request starts to run. A container that dies makes Modal run the
-    request again elsewhere and splice the second generation onto the first: a change shows it.
+    request again elsewhere and splice the second generation onto the first: a change shows it. `stats` come
+    along with a batch now and then.
     """
 
     attempt: str
     events: Sequence[Event]
     error: WorkerError | None = None
+    stats: WorkerStats | None = None

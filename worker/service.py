@@ -37,6 +37,7 @@ from worker.protocol import (
     ModelInfo,
     Request,
     WorkerFailed,
+    WorkerStats,
     WrongKind,
 )
 from worker.settings import WorkerSettings
@@ -194,6 +195,9 @@ class Worker:
         if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
+    async def stats(self) -> Sequence[WorkerStats]:
+        return [WorkerStats("local", self.model.id, self._llama.stats())]
+
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]
 
@@ -285,7 +289,7 @@ class Worker:
                 for index in range(request.n):
                     choice_seed = None if seed is None else seed + index  # choices differ, and repeat
                     stream = self._llama.create_completion(
-                        text_or_tokens, stream=True, seed=choice_seed, **sampling
+                        text_or_tokens, stream=True, seed=choice_seed, echo=request.echo, **sampling
                     )
                     assert isinstance(stream, CompletionStream)
                     # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.

@@ -53,7 +53,7 @@ def report(timings: Timings, settings: WorkerSettings, factor: float, gpu: str |
     yield f"accepted after {timings.accepted:.2f} s: the call, and the start of a worker where there was none"
     yield f"first text after {timings.first_text - timings.accepted:.2f} s more: the prompt"
     speed = timings.tokens_per_second
-    yield f"{timings.num_tokens} tokens, {speed:.1f} a second after the first; all after {timings.ended:.2f} s"
+    yield f"{timings.num_tokens} tokens, {speed:.1f} a second after the first; all in {timings.ended:.2f} s"
     if speed and not gpu:
         dollars = million_tokens(settings, speed) * factor
         yield f"a million tokens so, one answer at a time: ${dollars:.2f} (prices of November 2026)"

@@ -12,11 +12,21 @@ from typing import Any
 import modal
 import structlog
 
-from worker.protocol import Batch, Event, ModelInfo, Overloaded, Request, WorkerError, WorkerFailed
+from worker.protocol import (
+    Batch,
+    Event,
+    ModelInfo,
+    Overloaded,
+    Request,
+    WorkerError,
+    WorkerFailed,
+    WorkerStats,
+)
 
 ABORT_TTL_SECONDS = 3600  # an abort outlives the longest queueing, not the day
 
 SURELY_RUNNING_SECONDS = 2.0  # since a worker was last heard of: the shortest SCALEDOWN_WINDOW
+STATS_SECONDS = 300.0  # after which a worker that was not heard of again has no figures
 
 log = structlog.get_logger("gateway")
 
@@ -50,6 +60,7 @@ class ModalBackend:
         self._most_under_way = most_under_way
         self._num_under_way: Counter[str] = Counter()
         self._heard: dict[str, float] = {}  # when a model's worker last sent something
+        self._stats: dict[str, tuple[float, WorkerStats]] = {}  # and what it said of itself, by its id
         self._detached: set[asyncio.Task[None]] = set()
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -61,6 +72,12 @@ class ModalBackend:
     async def not_ready(self) -> Sequence[str]:
         """None: a request starts a worker where there is none."""
         return []
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        """As they came along with answers; of workers that were heard of lately."""
+        oldest = time.monotonic() - STATS_SECONDS
+        self._stats = {id: known for id, known in self._stats.items() if known[0] >= oldest}
+        return [stats for _, stats in self._stats.values()]
 
     async def running_models(self) -> Sequence[str]:
         now = time.monotonic()
@@ -111,11 +128,16 @@ class ModalBackend:
         except TimeoutError:
             raise WorkerFailed("The worker was lost in the middle of this answer. Send it again.") from None
 
+    def _note(self, model: str, stats: WorkerStats | None) -> None:
+        now = self._heard[model] = time.monotonic()
+        if stats is not None:
+            self._stats[stats.id] = now, stats
+
     async def _call(self, request: Request, inbox: Inbox) -> None:
         try:
             batches: AsyncGenerator[Batch] = self._worker(request.model).chat.remote_gen.aio(request)
             async for batch in batches:
-                self._heard[request.model] = time.monotonic()
+                self._note(request.model, batch.stats)
                 inbox.put_nowait(batch)
             inbox.put_nowait(None)
         except WorkerFailed as error:  # what a container that could not start says

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,10 +20,18 @@ from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
 from worker.engine.prefix_index import Tier, common_prefix
 from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
-from worker.engine.sampling import Sampled, sample
+from worker.engine.sampling import Sampled, log_normalizer, sample, token_logprob
 from worker.engine.scheduler import Scheduled, Scheduler
 from worker.engine.sequence import Output, Sequence, State, Waiter
-from worker.protocol import EngineStats, FinishReason, Overloaded, TokenLogprob, WorkerError, WorkerFailed
+from worker.protocol import (
+    STEP_BUCKETS,
+    EngineStats,
+    FinishReason,
+    Overloaded,
+    TokenLogprob,
+    WorkerError,
+    WorkerFailed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +67,9 @@ class Engine:
         self._num_prompt = self._num_cached = self._num_output = 0
         self._num_draft = self._num_accepted = self._num_forced = 0
         self._num_steps = self._num_finished = self._num_failed_decodes = 0
+        self._num_scheduled = self._num_aborted = self._num_failed = 0
+        self._prompt_seconds = self._predicted_seconds = self._step_seconds = 0.0
+        self._num_steps_by_seconds = [0] * (len(STEP_BUCKETS) + 1)
         self._thread: threading.Thread | None = None
 
     # -- from any thread ---------------------------------------------------------------------------------
@@ -87,7 +100,7 @@ class Engine:
     def abort(self, sequence: Sequence) -> None:
         """Let go of a sequence, whatever its state; takes effect before the next step computes anything."""
         self._wake([sequence.channel.close()])
-        self._inbox.put(lambda: self._remove(sequence))
+        self._inbox.put(lambda: self._abort(sequence))
 
     def call(self, function: Callable[[], None]) -> None:
         """Run a function on the engine's thread, between steps, and wait for it."""
@@ -134,6 +147,15 @@ class Engine:
             num_memory_tokens_total=self.kv_cache.num_reused[Tier.MEMORY],
             num_file_tokens_total=self.kv_cache.num_reused[Tier.FILE],
             num_cache_bytes=self.kv_cache.memory.num_bytes,
+            context_length=self.runner.context_length,
+            num_kv_tokens=sum(sequence.num_computed for sequence in tuple(self.scheduler.running)),
+            num_scheduled_total=self._num_scheduled,
+            num_aborted_total=self._num_aborted,
+            num_failed_total=self._num_failed,
+            prompt_seconds_total=self._prompt_seconds,
+            predicted_seconds_total=self._predicted_seconds,
+            step_seconds_total=self._step_seconds,
+            num_steps_by_seconds=tuple(self._num_steps_by_seconds),
         )
 
     def close(self) -> None:
@@ -178,6 +200,10 @@ class Engine:
         with self._failing_alone(sequence):
             self._force(sequence)
 
+    def _abort(self, sequence: Sequence) -> None:
+        self._num_aborted += sequence.state is not State.FINISHED
+        self._remove(sequence)
+
     @property
     def is_idle(self) -> bool:
         return not self.scheduler.running and not len(self.scheduler.waiting)
@@ -200,6 +226,7 @@ class Engine:
         scheduled = self.scheduler.schedule()
         if scheduled:
             self._num_steps += 1
+            self._num_scheduled += len(scheduled)
             self._execute(scheduled)
         self._deliver()
 
@@ -222,7 +249,10 @@ class Engine:
             for one in scheduled:  # find out whose fault it is; the others go on
                 self._execute_alone(one)
             return
-        self.scheduler.observe(scheduled, self._clock() - started)
+        seconds = self._clock() - started
+        self._step_seconds += seconds
+        self._num_steps_by_seconds[bisect_left(STEP_BUCKETS, seconds)] += 1
+        self.scheduler.observe(scheduled, seconds)
         self._update(scheduled, logits)
 
     def _execute_alone(self, one: Scheduled) -> None:
@@ -240,6 +270,8 @@ class Engine:
                 break
 
     def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:
+        if any(one.sequence.is_scored for one in scheduled):
+            logits = self._score_prompts(scheduled, logits)
         for one in scheduled:
             sequence = one.sequence
             if sequence.num_computed == sequence.num_cached:
@@ -253,10 +285,40 @@ class Engine:
             self._take_draft(scheduled[0].sequence, scheduled[0].draft, logits)
             return
         sampling = [one.sequence for one in scheduled if one.samples]
+        if any(sequence.max_tokens == 0 for sequence in sampling):
+            logits = logits[[i for i, sequence in enumerate(sampling) if sequence.max_tokens]]
+            for sequence in sampling:
+                if not sequence.max_tokens:
+                    self._finish(sequence, "length")
+            sampling = [sequence for sequence in sampling if sequence.max_tokens]
         if sampling:
             sampled = sample(logits, [s.sampler for s in sampling], self.vocabulary)
             for sequence, token in zip(sampling, sampled, strict=True):
                 self._take(sequence, token)
+
+    def _score_prompts(self, scheduled: list[Scheduled], logits: Logits) -> Logits:
+        """Note how likely the prompts' tokens were that rows are about; the rows to sample from are left."""
+        end, left = 0, []
+        for one in scheduled:
+            start, end = end, end + _num_logits(one)
+            if one.samples:
+                left.append(end - 1)
+            if one.sequence.is_scored:
+                self._score(one.sequence, logits[start:end])
+        return logits[left]
+
+    def _score(self, sequence: Sequence, rows: Logits) -> None:
+        """`rows` are of the tokens that follow those that were computed before, each about the next one."""
+        start, scores = sequence.num_computed, sequence.prompt_scores
+        if start == 0:  # also of one that had to begin again
+            piece = self.vocabulary.piece(sequence.tokens[0])
+            scores[:] = [TokenLogprob(piece.decode("utf-8", "replace"), math.nan, piece)]
+        num_top = sequence.sampler.params.logprobs or 0
+        for row, token in zip(rows, sequence.tokens[start + 1 : sequence.num_prompt], strict=False):
+            scores.append(token_logprob(row, log_normalizer(row), token, num_top, self.vocabulary))
+        if start + len(rows) == sequence.num_prompt:
+            sequence.was_scored, sequence.prompt_scores = True, []
+            self._put(sequence, Output(logprobs=tuple(scores)))
 
     def _take_draft(self, sequence: Sequence, draft: tuple[int, ...], logits: Logits) -> None:
         """Sample token after token, for as long as the draft has those that come."""
@@ -307,8 +369,11 @@ class Engine:
     def _append(self, sequence: Sequence, token: int, logprob: TokenLogprob | None = None) -> bool:
         """Whether the sequence goes on."""
         if self.vocabulary.is_end(token):
+            if sequence.scores_prompt:  # who reads those reads the last one as that of the next token
+                sequence.detokenizer.push(b"", logprob)
             self._finish(sequence, "stop")
             return False
+        sequence.first_token = sequence.first_token or time.monotonic()
         sequence.tokens.append(token)
         self._num_output += 1
         text, logprobs = sequence.detokenizer.push(self.vocabulary.piece(token), logprob)
@@ -329,14 +394,19 @@ class Engine:
     ) -> None:
         rest, more = sequence.detokenizer.flush()
         self._num_finished += 1
-        took = time.monotonic() - sequence.arrived
+        sequence.ended = time.monotonic()
+        took = sequence.ended - sequence.arrived
         self._seconds_per_sequence += 0.1 * (took - self._seconds_per_sequence)
+        first_token = sequence.first_token or sequence.ended
+        self._prompt_seconds += first_token - (sequence.admitted or first_token)
+        self._predicted_seconds += sequence.ended - first_token
         stop = sequence.detokenizer.stopped_by
         last = Output(text + rest, logprobs + more, finish_reason=reason, stop=stop)
         self._put(sequence, last, last=True)
         self._remove(sequence)
 
     def _fail(self, sequence: Sequence, error: WorkerError) -> None:
+        self._num_failed += 1
         self._put(sequence, Output(error=error), last=True)
         self._remove(sequence)
 
@@ -372,6 +442,7 @@ class Engine:
     def _fail_all(self, error: WorkerError) -> None:
         with self._lock:
             unfinished, self._unfinished = list(self._unfinished), set()
+        self._num_failed += len(unfinished)
         for sequence in unfinished:
             self._put(sequence, Output(error=error), last=True)
         self._deliver()
@@ -394,8 +465,13 @@ def _chunk(scheduled: Scheduled) -> Chunk:
     start = sequence.num_computed
     tokens = sequence.tokens[start : start + scheduled.num_tokens]
     tokens += scheduled.draft
-    num_logits = 1 + len(scheduled.draft) if scheduled.samples else 0
-    return Chunk(sequence.slot, start, tokens, num_logits)
+    return Chunk(sequence.slot, start, tokens, _num_logits(scheduled))
+
+
+def _num_logits(scheduled: Scheduled) -> int:
+    if scheduled.sequence.is_scored:
+        return scheduled.num_tokens
+    return 1 + len(scheduled.draft) if scheduled.samples else 0
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:

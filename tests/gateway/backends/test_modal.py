@@ -10,7 +10,17 @@ import modal
 import pytest
 
 from gateway.backends.modal import ModalBackend
-from worker.protocol import Accepted, Batch, ChatRequest, ModelInfo, Overloaded, TextDelta, WorkerFailed
+from tests.worker.engine.fake_runner import make_engine
+from worker.protocol import (
+    Accepted,
+    Batch,
+    ChatRequest,
+    ModelInfo,
+    Overloaded,
+    TextDelta,
+    WorkerFailed,
+    WorkerStats,
+)
 
 
 class Aborts:
@@ -23,6 +33,9 @@ class Aborts:
 
 def unreachable(model: str) -> Never:
     raise modal.exception.ConnectionError(f"cannot look up the worker of {model}")
+
+
+STATS = WorkerStats("w", "model", make_engine().stats())
 
 
 async def no_models() -> list[ModelInfo]:
@@ -49,7 +62,7 @@ class Answering:
         class remote_gen:
             @staticmethod
             async def aio(request: ChatRequest) -> AsyncGenerator[Batch]:
-                yield Batch("attempt", [Accepted(1)])
+                yield Batch("attempt", [Accepted(1)], stats=STATS)
 
 
 def test_only_workers_that_were_heard_of_just_now_are_asked_anything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,5 +140,22 @@ def test_modals_own_limits_are_told_as_what_they_are() -> None:
         backend = ModalBackend(exhausted, aborts, no_models, lambda model: 2)
         with pytest.raises(Overloaded, match=r"Modal takes no more calls .* rate limit exceeded"):
             await anext(backend.chat(ChatRequest("id", "model", [])))
+
+    asyncio.run(ask())
+
+
+def test_workers_figures_are_known_until_nothing_was_heard_of_them_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aborts: Any = Aborts()
+    backend = ModalBackend(lambda model: Answering(), aborts, no_models, lambda model: 2)
+
+    async def ask() -> None:
+        for _ in range(2):
+            async for _ in backend.chat(ChatRequest("id", "model", [])):
+                pass
+        assert await backend.stats() == [STATS]
+        monkeypatch.setattr("gateway.backends.modal.STATS_SECONDS", 0.0)
+        assert await backend.stats() == []
 
     asyncio.run(ask())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from tests.waiting import wait_until
 from tests.worker.engine.fake_runner import FakeModelRunner, make_engine, make_sequence
 from tests.worker.engine.test_engine import wait_for
 from worker.engine.runner import Chunk, Logits
@@ -24,13 +24,6 @@ class HangingRunner(FakeModelRunner):
             self.hangs.set()
             assert self.resume.wait(20)
         return super().decode(chunks)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_step_that_hangs_shows_and_so_does_its_end() -> None:
