@@ -10,10 +10,13 @@ DISCARD_FACTOR = 8  # how many times the limit is read, and thrown away, for the
 
 
 class BodyLimit:
-    """Answers 413 to a body larger than `max_bytes`, before anything reads it into memory."""
+    """Answers 413 to a body larger than `max_bytes`, before anything reads it into memory.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    `elsewhere` has the limits of paths that take more, since they read bodies to disk.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, elsewhere: Mapping[str, int] | None = None) -> None:
+        self._app, self._max_bytes, self._elsewhere = app, max_bytes, elsewhere or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
