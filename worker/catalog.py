@@ -112,11 +112,13 @@ class Catalog:
         header, created, num_bytes = self._look_at(path)
         context_length = min(settings.llm_ctx, context_length_of(header) or settings.llm_ctx)
         slots = settings.llm_slots or 1
-        if (token_bytes := token_bytes_of(header)) and not self._on_gpu:
+        kind = kind_of(header)
+        # A GPU's memory is not known here, and embeddings need none by the request.
+        if (token_bytes := token_bytes_of(header)) and not self._on_gpu and kind == "chat":
             cache_mb = settings.llm_cache_mb if settings.llm_prefix_cache else 0
             slot_bytes = token_bytes * context_length
             slots, _ = divide_memory(num_bytes, slot_bytes, settings.mem_mb, slots, cache_mb)
-        info = ModelInfo(name, created, context_length, kind_of(header))
+        info = ModelInfo(name, created, context_length, kind)
         return Served(info, slots, overrides.options())
 
     def _look_at(self, path: Path) -> tuple[Header, int, int]:

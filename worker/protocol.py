@@ -132,7 +132,10 @@ def _contents(value: dict[str, object] | list[object]) -> Iterable[object]:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token with its natural-log probability, and the most likely tokens in its place."""
+    """One token with its natural-log probability, and the most likely tokens in its place.
+
+    A prompt's first token, which nothing predicts, has NaN.
+    """
 
     token: str
     logprob: float

@@ -290,7 +290,7 @@ class Worker:
                 for index in range(request.n):
                     choice_seed = None if seed is None else seed + index  # choices differ, and repeat
                     stream = self._llama.create_completion(
-                        text_or_tokens, stream=True, seed=choice_seed, **sampling
+                        text_or_tokens, stream=True, seed=choice_seed, echo=request.echo, **sampling
                     )
                     assert isinstance(stream, CompletionStream)
                     # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.

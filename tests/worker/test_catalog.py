@@ -10,6 +10,7 @@ from pathlib import Path
 import modal
 import pytest
 
+from tests.worker.llama.tiny_embedding_models import write_tiny_embedding_model
 from tests.worker.llama.tiny_models import CONTEXT, write_tiny_model
 from worker.catalog import Catalog, Overrides, Shelf, read_table
 from worker.llama.batched import BatchedLlama
@@ -96,6 +97,13 @@ def test_on_a_gpu_memory_tells_nothing(folder: Path) -> None:
     tight = settings(folder, mem_mb=512)
     assert Catalog(folder, tight, {}).scan()["tiny-llama"].slots == 1
     assert Catalog(folder, tight, {}, on_gpu=True).scan()["tiny-llama"].slots == 16
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_embeddings_take_no_memory_by_the_request(tmp_path: Path, kind: str) -> None:
+    path = write_tiny_embedding_model(kind, tmp_path)
+    served = Catalog(tmp_path, settings(tmp_path, model_path=path, mem_mb=512), {}).scan()[path.stem]
+    assert (served.info.kind, served.slots) == ("embedding", 16)
 
 
 def test_a_volume_that_cannot_be_reloaded_is_no_ones_failure(folder: Path) -> None:

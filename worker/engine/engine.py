@@ -21,7 +21,7 @@ from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
 from worker.engine.prefix_index import Tier, common_prefix
 from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
-from worker.engine.sampling import Sampled, sample
+from worker.engine.sampling import Sampled, log_normalizer, sample, token_logprob
 from worker.engine.scheduler import Scheduled, Scheduler
 from worker.engine.sequence import Output, Sequence, State, Waiter
 from worker.protocol import (
@@ -344,6 +344,8 @@ class Engine:
                 break
 
     def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:
+        if any(one.sequence.is_scored for one in scheduled):
+            logits = self._score_prompts(scheduled, logits)
         for one in scheduled:
             sequence = one.sequence
             if sequence.num_computed == sequence.num_cached:
@@ -357,10 +359,40 @@ class Engine:
             self._take_draft(scheduled[0].sequence, scheduled[0].draft, logits)
             return
         sampling = [one.sequence for one in scheduled if one.samples]
+        if any(sequence.max_tokens == 0 for sequence in sampling):
+            logits = logits[[i for i, sequence in enumerate(sampling) if sequence.max_tokens]]
+            for sequence in sampling:
+                if not sequence.max_tokens:
+                    self._finish(sequence, "length")
+            sampling = [sequence for sequence in sampling if sequence.max_tokens]
         if sampling:
             sampled = sample(logits, [s.sampler for s in sampling], self.vocabulary)
             for sequence, token in zip(sampling, sampled, strict=True):
                 self._take(sequence, token)
+
+    def _score_prompts(self, scheduled: list[Scheduled], logits: Logits) -> Logits:
+        """Note how likely the prompts' tokens were that rows are about; the rows to sample from are left."""
+        end, left = 0, []
+        for one in scheduled:
+            start, end = end, end + _num_logits(one)
+            if one.samples:
+                left.append(end - 1)
+            if one.sequence.is_scored:
+                self._score(one.sequence, logits[start:end])
+        return logits[left]
+
+    def _score(self, sequence: Sequence, rows: Logits) -> None:
+        """`rows` are of the tokens that follow those that were computed before, each about the next one."""
+        start, scores = sequence.num_computed, sequence.prompt_scores
+        if start == 0:  # also of one that had to begin again
+            piece = self.vocabulary.piece(sequence.tokens[0])
+            scores[:] = [TokenLogprob(piece.decode("utf-8", "replace"), math.nan, piece)]
+        num_top = sequence.sampler.params.logprobs or 0
+        for row, token in zip(rows, sequence.tokens[start + 1 : sequence.num_prompt], strict=False):
+            scores.append(token_logprob(row, log_normalizer(row), token, num_top, self.vocabulary))
+        if start + len(rows) == sequence.num_prompt:
+            sequence.was_scored, sequence.prompt_scores = True, []
+            self._put(sequence, Output(logprobs=tuple(scores)))
 
     def _take_draft(self, sequence: Sequence, draft: tuple[int, ...], logits: Logits) -> None:
         """Sample token after token, for as long as the draft has those that come."""
@@ -411,6 +443,8 @@ class Engine:
     def _append(self, sequence: Sequence, token: int, logprob: TokenLogprob | None = None) -> bool:
         """Whether the sequence goes on."""
         if self.vocabulary.is_end(token):
+            if sequence.scores_prompt:  # who reads those reads the last one as that of the next token
+                sequence.detokenizer.push(b"", logprob)
             self._finish(sequence, "stop")
             return False
         sequence.first_token = sequence.first_token or time.monotonic()
@@ -505,8 +539,13 @@ def _chunk(scheduled: Scheduled) -> Chunk:
     start = sequence.num_computed
     tokens = sequence.tokens[start : start + scheduled.num_tokens]
     tokens += scheduled.draft
-    num_logits = 1 + len(scheduled.draft) if scheduled.samples else 0
-    return Chunk(sequence.slot, start, tokens, num_logits)
+    return Chunk(sequence.slot, start, tokens, _num_logits(scheduled))
+
+
+def _num_logits(scheduled: Scheduled) -> int:
+    if scheduled.sequence.is_scored:
+        return scheduled.num_tokens
+    return 1 + len(scheduled.draft) if scheduled.samples else 0
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:

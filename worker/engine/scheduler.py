@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from worker.engine.fair_queue import FairQueue
 from worker.engine.kv_cache import KVCache
-from worker.engine.sequence import Sequence, State
+from worker.engine.sequence import MAX_SCORED, Sequence, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +152,12 @@ class Scheduler:
             num_forced = num_scheduled - num_decodes  # which cost as much
             allowed = share - self._overdrawn - num_forced
         scheduled: list[Scheduled] = []
+        num_scored = 0
         for sequence in self._in_prefill():
             if allowed <= 0 or budget <= 0:
                 break
+            if sequence.is_scored and num_scored + sequence.num_due > MAX_SCORED:
+                continue
             num_tokens = sequence.num_due
             begun = sequence.num_computed > sequence.num_cached  # the end of a long prompt is not short
             if num_tokens > (share if begun else short):
@@ -165,6 +168,7 @@ class Scheduler:
                 num_tokens = budget
             budget -= num_tokens
             allowed -= num_tokens
+            num_scored += num_tokens if sequence.is_scored else 0
             scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
         self._overdrawn = max(0, -allowed) if paced else 0
         return scheduled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 import uuid
@@ -154,6 +155,9 @@ class CompletionStream:
         return {
             "tokens": [entry.token for entry in entries],
             "text_offset": offsets,
-            "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [{t.token: t.logprob for t in (*entry.top, entry)} for entry in entries],
+            "token_logprobs": [None if math.isnan(entry.logprob) else entry.logprob for entry in entries],
+            "top_logprobs": [
+                None if math.isnan(entry.logprob) else {t.token: t.logprob for t in (*entry.top, entry)}
+                for entry in entries
+            ],
         }

@@ -191,7 +191,8 @@ class BatchedLlama(llama_cpp.Llama):
 
         What is left out is what the model's file recommends, otherwise OpenAI's default; `tfs_z` has no
         effect. Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is
-        computed.
+        computed. With `echo` and `logprobs`, the prompt's log probabilities come before the text's, and a
+        `max_tokens` of 0 is no text at all.
         """
         if suffix is not None:
             raise InvalidRequest("'suffix' is not supported.", "suffix")
@@ -210,6 +211,8 @@ class BatchedLlama(llama_cpp.Llama):
             logprobs=logprobs,
         )
         self._check_bias(params.logit_bias)
+        scores_prompt = echo and logprobs is not None
+        least = 0 if scores_prompt else 1
         sequence = Sequence(
             tokens,
             Sampler(
@@ -219,7 +222,8 @@ class BatchedLlama(llama_cpp.Llama):
                 last_n=self.last_n_tokens_size,
             ),
             Detokenizer(params.stop),
-            max_tokens=room if max_tokens is None or max_tokens <= 0 else min(max_tokens, room),
+            max_tokens=room if max_tokens is None or max_tokens < least else min(max_tokens, room),
+            scores_prompt=scores_prompt,
         )
         if logits_processor is not None:
             sequence.sampler.processor = _processor(logits_processor, sequence.tokens)

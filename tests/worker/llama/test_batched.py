@@ -118,6 +118,30 @@ def test_log_probabilities_equal_the_librarys(llama: BatchedLlama, stock: llama_
     assert [set(top) for top in mine["top_logprobs"]] == [set(top) for top in reference["top_logprobs"]]
 
 
+def test_a_prompts_log_probabilities_are_the_models_own(llama: BatchedLlama, stock: llama_cpp.Llama) -> None:
+    """As an evaluation harness reads them: how likely a continuation is, and whether it is the likeliest."""
+    context, continued = (prompt(llama, text) for text in ("The capital of France is", " Paris, of course."))
+    tokens = context + continued
+    stock.reset()
+    stock.eval(tokens)
+    direct = llama_cpp.Llama.logits_to_logprobs(stock.scores[: len(tokens)])
+    wanted = [float(direct[i - 1][token]) for i, token in enumerate(tokens) if i >= len(context)]
+    for max_tokens, end in ((0, None), (1, -1)):
+        answer: Any = llama.create_completion(
+            tokens, echo=True, logprobs=1, **{**GREEDY, "max_tokens": max_tokens}
+        )
+        logprobs = answer["choices"][0]["logprobs"]
+        assert logprobs["token_logprobs"][0] is None
+        assert "".join(logprobs["tokens"][:end]) == "The capital of France is Paris, of course."
+        assert logprobs["token_logprobs"][len(context) : end] == pytest.approx(wanted, abs=0.1)
+        likeliest = [int(direct[i - 1].argmax()) == token for i, token in enumerate(tokens) if i]
+        mine = [
+            p == max(top.values())
+            for p, top in zip(logprobs["token_logprobs"][1:end], logprobs["top_logprobs"][1:end], strict=True)
+        ]
+        assert mine == likeliest
+
+
 def test_completions_have_the_librarys_shape(llama: BatchedLlama, stock: llama_cpp.Llama) -> None:
     tokens = prompt(llama, "Clouds are")
     ours: Any = llama.create_completion(tokens, max_tokens=4, **GREEDY)
