@@ -122,7 +122,7 @@ def test_a_prompts_log_probabilities_are_the_models_own(llama: BatchedLlama, sto
     """As an evaluation harness reads them: how likely a continuation is, and whether it is the likeliest."""
     context, continued = (prompt(llama, text) for text in ("The capital of France is", " Paris, of course."))
     tokens = context + continued
-    stock.reset()
+    stock.n_tokens = 0
     stock.eval(tokens)
     direct = llama_cpp.Llama.logits_to_logprobs(stock.scores[: len(tokens)])
     wanted = [float(direct[i - 1][token]) for i, token in enumerate(tokens) if i >= len(context)]
