@@ -16,6 +16,7 @@ import pytest
 
 from compat_tests.deployment import Deployment, deployed
 from compat_tests.server import NEVER_ENDS
+from tests.worker.llama.tiny_embedding_models import write_tiny_embedding_model
 from worker.models.default import default_model
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -216,8 +217,10 @@ def test_models_on_the_volume_are_served_by_name_and_each_by_workers_of_its_own_
     with deployed(default_model(), **settings) as deployment:
         folder = deployment.emulator.volume_path("gguf-models")
         (folder / "second.gguf").hardlink_to(default_model())
+        write_tiny_embedding_model("bert", folder, "vectors")
         with deployment.server.client() as client:
-            assert {model.id for model in client.models.list()} == {"model_q4_0", "second"}
+            assert {model.id for model in client.models.list()} == {"model_q4_0", "second", "vectors"}
+            check_embeddings(client)
             for name in ("model_q4_0", "second"):
                 reply = client.chat.completions.create(
                     model=name, messages=[{"role": "user", "content": "Hi"}], max_tokens=2
@@ -226,6 +229,20 @@ def test_models_on_the_volume_are_served_by_name_and_each_by_workers_of_its_own_
             assert {model.id: model.max_model_len for model in client.models.list()} == {  # type: ignore[attr-defined]
                 "model_q4_0": 512,
                 "second": 256,
+                "vectors": 256,
             }
-        assert len(deployment.workers()) == 2
-        assert sorted(worker.memory_mb for worker in deployment.workers()) == [2048, 16384]
+        assert len(deployment.workers()) == 3
+        assert sorted(worker.memory_mb for worker in deployment.workers()) == [2048, 16384, 16384]
+
+
+def check_embeddings(client: openai.OpenAI) -> None:
+    """Of a model of its own on the Volume, for as many inputs as there may be."""
+    texts = ["ab cd", *["ef g"] * 2047]
+    reply = client.embeddings.create(model="vectors", input=texts)
+    assert len(reply.data) == 2048
+    [alone] = client.embeddings.create(model="vectors", input="ab cd").data
+    assert alone.embedding == pytest.approx(reply.data[0].embedding, abs=1e-3)
+    with pytest.raises(openai.BadRequestError, match=r"your input\[1\] resulted in 302 tokens"):
+        client.embeddings.create(model="vectors", input=["ab", "a " * 300])
+    with pytest.raises(openai.BadRequestError, match="'model_q4_0' writes text"):
+        client.embeddings.create(model="model_q4_0", input="ab")

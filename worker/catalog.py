@@ -76,18 +76,30 @@ def read_table(path: Path, gpu: str | None = None) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model and its worker: `slots` requests fit into it at a time."""
+    """A model and its workers: `slots` requests fit into one at a time; so many are taken at most."""
 
     info: ModelInfo
     slots: int
+    most_under_way: int
     options: Mapping[str, Any]
 
 
 class Catalog:
-    """The models below `folder`, MODEL_PATH's first. `settings` are those of a worker without overrides."""
+    """The models below `folder`, MODEL_PATH's first.
 
-    def __init__(self, folder: Path, settings: WorkerSettings, table: Table, on_gpu: bool = False) -> None:
-        self._folder, self._settings, self._table, self._on_gpu = folder, settings, table, on_gpu
+    `settings` and `max_containers` are those of workers without overrides.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: WorkerSettings,
+        table: Table,
+        max_containers: int,
+        on_gpu: bool = False,
+    ) -> None:
+        self._folder, self._settings, self._table = folder, settings, table
+        self._max_containers, self._on_gpu = max_containers, on_gpu
         self._headers: dict[tuple[Path, int, int], Header] = {}  # by path, size and time of change
 
     def settings_of(self, name: str) -> WorkerSettings:
@@ -112,12 +124,15 @@ class Catalog:
         header, created, num_bytes = self._look_at(path)
         context_length = min(settings.llm_ctx, context_length_of(header) or settings.llm_ctx)
         slots = settings.llm_slots or 1
-        if (token_bytes := token_bytes_of(header)) and not self._on_gpu:
+        kind = kind_of(header)
+        # A GPU's memory is not known here, and embeddings need none by the request.
+        if (token_bytes := token_bytes_of(header)) and not self._on_gpu and kind == "chat":
             cache_mb = settings.llm_cache_mb if settings.llm_prefix_cache else 0
             slot_bytes = token_bytes * context_length
             slots, _ = divide_memory(num_bytes, slot_bytes, settings.mem_mb, slots, cache_mb)
-        info = ModelInfo(name, created, context_length, kind_of(header))
-        return Served(info, slots, overrides.options())
+        info = ModelInfo(name, created, context_length, kind)
+        running = slots * (overrides.max_containers or self._max_containers)
+        return Served(info, slots, running + settings.llm_max_waiting, overrides.options())
 
     def _look_at(self, path: Path) -> tuple[Header, int, int]:
         """A file's header, time and size. Of one that is missing: its worker says so to whoever asks."""
@@ -152,6 +167,10 @@ class Shelf:
     def served(self, name: str) -> Served | None:
         """As of the last look."""
         return (self._served or {}).get(name)
+
+    def most_under_way(self, name: str) -> int:
+        served = self.served(name)
+        return served.most_under_way if served else 0
 
     async def _refresh_for_ever(self) -> None:
         """First at once: a container sees the Volume as it was when it started, or older."""

@@ -34,6 +34,7 @@ class RemoteWorker:
     # What all streams of a container send together. Each batch costs Modal's runtime about 2 ms of CPU, here
     # under the lock that the engine's Python needs, and in the gateway, which has a quarter of a core for it.
     BATCHES_PER_SECOND = 100.0
+    SECONDS_BETWEEN_SIGNS = 4.0  # of life, in a stream that has no text to send
     SECONDS_BETWEEN_STATS = 1.0
     SECONDS_BETWEEN_WATCHES = 1.0  # when the queue service fails, which it does to all streams at once
 
@@ -65,7 +66,7 @@ class RemoteWorker:
         try:
             while True:
                 ended, error = False, None
-                for item in await _accumulated(outbox):
+                for item in await self._accumulated(outbox, request.stream):
                     match item:
                         case None:
                             ended = True
@@ -92,6 +93,17 @@ class RemoteWorker:
             self._num_streams -= request.stream
             watch.cancel()
             generation.cancel()
+
+    async def _accumulated(self, outbox: Outbox, stream: bool) -> list[list[Event] | WorkerError | None]:
+        """What has come; of a stream in which nothing comes, nothing, as a sign of life."""
+        try:
+            async with asyncio.timeout(self.SECONDS_BETWEEN_SIGNS if stream else None):
+                items = [await outbox.get()]
+        except TimeoutError:
+            return []
+        while not outbox.empty():
+            items.append(outbox.get_nowait())
+        return items
 
     async def _stats(self, ended: bool) -> WorkerStats | None:
         """With an answer's last batch, since nothing may follow it, and with others now and then."""
@@ -139,10 +151,3 @@ def _unexpected(request: Request) -> WorkerFailed:
     """What the client is told of the exception being handled; the log has the rest."""
     log.exception("request %s failed", request.request_id)
     return WorkerFailed("The worker failed on this request. Its log has the details under the request's id.")
-
-
-async def _accumulated(outbox: Outbox) -> list[list[Event] | WorkerError | None]:
-    items = [await outbox.get()]
-    while not outbox.empty():
-        items.append(outbox.get_nowait())
-    return items

@@ -10,6 +10,7 @@ from pathlib import Path
 import modal
 import pytest
 
+from tests.worker.llama.tiny_embedding_models import write_tiny_embedding_model
 from tests.worker.llama.tiny_models import CONTEXT, write_tiny_model
 from worker.catalog import Catalog, Overrides, Shelf, read_table
 from worker.llama.batched import BatchedLlama
@@ -34,7 +35,7 @@ def settings(folder: Path, **update: object) -> WorkerSettings:
 def test_the_header_tells_the_slots_that_the_worker_will_have(tmp_path: Path, mem_mb: int) -> None:
     (tmp_path / "model.gguf").hardlink_to(default_model())
     mine = settings(tmp_path, model_path=tmp_path / "model.gguf", mem_mb=mem_mb)
-    served = Catalog(tmp_path, mine, {}).scan()["model"]
+    served = Catalog(tmp_path, mine, {}, 2).scan()["model"]
     llama = BatchedLlama(str(mine.model_path), n_ctx=2048, num_slots=16, memory_mb=mem_mb)
     try:
         assert served.slots == llama.num_slots
@@ -55,7 +56,7 @@ def test_only_where_every_layer_keeps_tokens_their_memory_is_told(
 
 def test_a_damaged_file_is_listed_and_left_to_its_worker(folder: Path) -> None:
     (folder / "cut.gguf").write_bytes((folder / "tiny-llama.gguf").read_bytes()[:60])
-    served = Catalog(folder, settings(folder), {}).scan()
+    served = Catalog(folder, settings(folder), {}, 2).scan()
     assert list(served) == ["tiny-llama", "cut"]
     assert served["cut"].slots == 16
 
@@ -65,11 +66,13 @@ def test_a_model_may_have_a_size_of_its_own(folder: Path) -> None:
     (folder / "models.toml").write_text(
         "[other]\ncpu = 2.5\nmemory = 4096\nllm_ctx = 128\nmax_containers = 3\n"
     )
-    catalog = Catalog(folder, settings(folder), read_table(folder / "models.toml"))
+    catalog = Catalog(folder, settings(folder), read_table(folder / "models.toml"), 2)
     served = catalog.scan()
     assert served["tiny-llama"].options == {}
     assert served["other"].options == {"cpu": 2.5, "memory": 4096, "max_containers": 3}
     assert served["other"].info.context_length == 128
+    assert served["tiny-llama"].most_under_way == 16 * 2 + 256
+    assert served["other"].most_under_way == 16 * 3 + 256
     worker = catalog.settings_of("other")
     assert (worker.llm_threads, worker.mem_mb, worker.llm_ctx) == (2, 4096, 128)
     assert worker.model_path == folder / "other.gguf"
@@ -94,8 +97,15 @@ def test_a_wrong_table_is_told_with_its_place(tmp_path: Path, text: str, told: s
 
 def test_on_a_gpu_memory_tells_nothing(folder: Path) -> None:
     tight = settings(folder, mem_mb=512)
-    assert Catalog(folder, tight, {}).scan()["tiny-llama"].slots == 1
-    assert Catalog(folder, tight, {}, on_gpu=True).scan()["tiny-llama"].slots == 16
+    assert Catalog(folder, tight, {}, 2).scan()["tiny-llama"].slots == 1
+    assert Catalog(folder, tight, {}, 2, on_gpu=True).scan()["tiny-llama"].slots == 16
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_embeddings_take_no_memory_by_the_request(tmp_path: Path, kind: str) -> None:
+    path = write_tiny_embedding_model(kind, tmp_path)
+    served = Catalog(tmp_path, settings(tmp_path, model_path=path, mem_mb=512), {}, 2).scan()[path.stem]
+    assert (served.info.kind, served.slots) == ("embedding", 16)
 
 
 def test_a_volume_that_cannot_be_reloaded_is_no_ones_failure(folder: Path) -> None:
@@ -111,7 +121,7 @@ def test_a_volume_that_cannot_be_reloaded_is_no_ones_failure(folder: Path) -> No
         await asyncio.sleep(0)
 
     async def look() -> tuple[list[str], list[str]]:
-        shelf = Shelf(Catalog(folder, settings(folder), {}), reload)
+        shelf = Shelf(Catalog(folder, settings(folder), {}, 2), reload)
         shelf.SECONDS_BETWEEN_LOOKS = 0.0
         first = [model.id for model in await shelf.models()]
         shutil.copy(folder / "tiny-llama.gguf", folder / "new.gguf")

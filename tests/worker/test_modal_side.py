@@ -150,6 +150,20 @@ def test_an_abort_ends_the_pause() -> None:
     assert text_of(asyncio.run(leave())) != "".join(TEXT)
 
 
+def test_a_stream_without_text_gives_signs_of_life() -> None:
+    async def listen() -> list[Batch]:
+        remote = RemoteWorker(StuckWorker(), never, stay, LONG)  # type: ignore[arg-type]
+        remote.SECONDS_BETWEEN_SIGNS = 0.01
+        stream = remote.chat(request())
+        received = [await anext(stream) for _ in range(5)]
+        await stream.aclose()
+        return received
+
+    received = asyncio.run(listen())
+    assert text_of(received) == "word"
+    assert [(batch.events, batch.error) for batch in received[-2:]] == [([], None)] * 2
+
+
 def test_figures_come_along_with_the_first_batch_and_the_last() -> None:
     received = asyncio.run(batches(remote_worker()))
     assert len(received) > 3
