@@ -30,6 +30,7 @@ from gateway.openai.embeddings.route import router as embeddings
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
 from gateway.openai.responses.store import ResponseStore
+from gateway.ops.admission import Admission
 from gateway.ops.context import NoteRoute, RequestContext
 from gateway.ops.health import router as health
 from gateway.ops.metrics import Metrics, metrics_router
@@ -42,7 +43,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
     Raises StartError where responses cannot be kept. Once `stopping` is set, answers under way have
     SHUTDOWN_GRACE_SECONDS left.
     """
-    metrics = Metrics()
+    metrics, stopping = Metrics(), stopping or asyncio.Event()
     app = FastAPI(
         title="llama-gateway",
         version=__version__,
@@ -72,12 +73,13 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 errors.AnswerErrors,
                 envelopes={f"/v1{MESSAGES}": anthropic_error, MESSAGES: anthropic_error},
             ),
+            Middleware(Admission, stopping=stopping),
             Middleware(RequireKey, keys=KeyRing(settings.key_list), public=_public_paths(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             Middleware(NoteRoute),
         ],
     )
-    app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
+    app.state.gateway = Gateway(backend, settings, stopping)
     app.state.responses = ResponseStore(
         settings.responses_db, max_bytes=settings.responses_mb << 20, seconds=settings.responses_seconds
     )

@@ -63,7 +63,8 @@ class ChatRequest:
     are in OpenAI's shapes, as `create_chat_completion` takes them: only tools that may be called; none,
     auto, required or a named function; the formats {"type": "regex", "regex": …} and {"type": "choice",
     "choice": […]} beside OpenAI's. `template_kwargs` are variables for the template. Without `stream`, the
-    events may all come at the end. With `count_only` nothing is computed, and `Accepted` is the only event.
+    events may all come at the end. If it `continues`, the last message is what the assistant has begun, and
+    the answer is what follows. With `count_only` nothing is computed, and `Accepted` is the only event.
     """
 
     request_id: str
@@ -78,6 +79,7 @@ class ChatRequest:
     response_format: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False
     count_only: bool = False
 
 

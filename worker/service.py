@@ -73,6 +73,7 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             cache_mb=settings.llm_cache_mb,
             prompt_lookup=settings.llm_prompt_lookup,
             recommended_sampling=settings.llm_recommended_sampling,
+            hang_seconds=settings.llm_hang_seconds,
             chat_template=template,
             n_gpu_layers=settings.n_gpu_layers,
             verbose=False,
@@ -203,13 +204,13 @@ class Worker:
 
     async def not_ready(self) -> Sequence[str]:
         """Why a request would not be answered now; nothing where it would."""
-        if not self.alive:
-            return ["The engine has stopped."]
         stats, reasons = self._llama.stats(), []
         if stats.seconds_in_turn > self._settings.llm_stall_seconds:
             reasons.append(f"The engine has been in one step for {stats.seconds_in_turn:.0f} seconds.")
         if stats.num_running + stats.num_waiting >= stats.capacity:
             reasons.append(f"The queue is full: {stats.num_waiting} requests wait.")
+        if not self.alive and not reasons:
+            reasons.append("The engine has stopped.")
         return reasons
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
@@ -263,6 +264,7 @@ class Worker:
             "response_format": request.response_format,
             "reasoning_effort": request.reasoning_effort,
             "chat_template_kwargs": request.template_kwargs,
+            "continue_final_message": request.continues,
         }
 
     def _create_chat(self, request: ChatRequest) -> Answer:

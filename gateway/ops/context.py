@@ -47,7 +47,7 @@ class RequestContext:
 
 
 class NoteRoute:
-    """Innermost: what is outside may hand on a copy of the scope, and the router writes into the last one."""
+    """Innermost, since others may hand on a copy of the scope, and the router writes into the last one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

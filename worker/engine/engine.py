@@ -12,9 +12,10 @@ import queue
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 
 from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
@@ -35,6 +36,10 @@ from worker.protocol import (
 
 log = logging.getLogger(__name__)
 
+MAX_FAULTS = 3  # one after the other, after which it is no use to begin anew
+CLOSE_SECONDS = 10.0  # for the step under way
+HANGS = "The model's engine hangs. Send the request again; if it stays so, the worker must be restarted."
+
 
 class Engine:
     """Continuous batching over a ModelRunner. `submit` and `abort` may be called from any thread."""
@@ -48,13 +53,19 @@ class Engine:
         prefix_cache: bool = True,
         cache_bytes: int = 0,
         drafts: bool = True,
+        hang_seconds: float = math.inf,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
-        self.kv_cache = KVCache(runner, prefix_cache, cache_bytes, clock)
+        self._new_cache = partial(KVCache, runner, prefix_cache, cache_bytes, clock)
+        self._drafts = drafts
+        self.kv_cache = self._new_cache()
         self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
         self.failure: BaseException | None = None
+        self.hangs = False  # for longer than `hang_seconds`, by the watch's own clock
+        self._hang_seconds = hang_seconds
+        self._num_faults = 0  # one after the other, without a step that worked
         self._clock = clock
         self._capacity = runner.num_slots + max_waiting
         self._turn_began: float | None = None  # None while there is nothing to do
@@ -62,6 +73,7 @@ class Engine:
         self._lock = threading.Lock()
         self._unfinished: set[Sequence] = set()  # guarded by the lock: submitted and not yet finished
         self._closed = False
+        self._stop_watching = threading.Event()
         self._waiters: list[Waiter] = []
         self._seconds_per_sequence = 1.0
         self._num_prompt = self._num_cached = self._num_output = 0
@@ -77,10 +89,13 @@ class Engine:
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="llama-engine", daemon=True)
         self._thread.start()
+        if self._hang_seconds < math.inf:
+            threading.Thread(target=self._watch, name="llama-watch", daemon=True).start()
 
     @property
     def alive(self) -> bool:
-        return not self._closed and self.failure is None
+        """Whether anything can be submitted; it comes back if what hangs goes on after all."""
+        return not self._closed and self.failure is None and not self.hangs
 
     @property
     def seconds_in_turn(self) -> float:
@@ -165,10 +180,19 @@ class Engine:
         if already:
             return
         self._inbox.put(lambda: None)
+        self._stop_watching.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
         self._fail_all(WorkerFailed("The worker is shutting down."))
-        self.runner.close()
+        if self.has_ended:
+            self.runner.close()
+        else:
+            log.error("the engine hangs: its context is left to the process's end")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing computes any more; once closed, only a thread that hangs still does."""
+        return self._thread is None or not self._thread.is_alive()
 
     def check_alive(self) -> None:
         """Raise WorkerFailed when nothing can be submitted any more."""
@@ -176,6 +200,8 @@ class Engine:
             raise WorkerFailed("The model's engine has failed and must be restarted.")
         if self._closed:
             raise WorkerFailed("The worker is shutting down.")
+        if self.hangs:
+            raise WorkerFailed(HANGS)
 
     def _retry_after(self) -> float:
         rounds = 1 + max(0, len(self._unfinished) - self.runner.num_slots) / self.runner.num_slots
@@ -186,16 +212,63 @@ class Engine:
     def _run(self) -> None:
         try:
             while not self._closed:
-                self._turn_began = time.monotonic()
-                self.drain(wait=self.is_idle)
-                self.step()
+                try:
+                    self._turn_began = time.monotonic()
+                    self.drain(wait=self.is_idle)
+                    self.step()
+                except Exception as error:
+                    self._begin_anew(error)
+                if self.hangs:
+                    log.warning("the engine goes on after it had hung")
+                    self._reset()
+                    self.hangs = False
         except BaseException as error:
-            log.exception("the engine has failed; everything under way fails with it")
+            log.exception("the engine has failed for good; everything under way fails with it")
             with self._lock:
                 self.failure = error
             self._fail_all(WorkerFailed("The model's engine has failed and must be restarted."))
 
+    def _begin_anew(self, error: Exception) -> None:
+        """Fail what is under way, and go on with an empty cache. Raises `error` where that has not helped."""
+        self._num_faults += 1
+        if self._num_faults > MAX_FAULTS:
+            raise error
+        log.error("the engine has failed; everything under way fails with it", exc_info=error)
+        failed = self._fail_all(
+            WorkerFailed("The model's engine failed on this answer. Send the request again.")
+        )
+        self._reset(failed)
+
+    def _reset(self, failed: Iterable[Sequence] = ()) -> None:
+        """Forget every sequence and every cell."""
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting, *failed):
+            sequence.state = State.FINISHED
+        for slot in self.kv_cache.slots:
+            self.runner.truncate(slot.index, 0)
+        self.kv_cache = self._new_cache()
+        self.scheduler = Scheduler(self.kv_cache, self.runner.max_batch, self._drafts)
+
+    def _watch(self) -> None:
+        """Fail what is under way when a turn does not end.
+
+        Counted in looks and not by the clock, since a process that was stopped for a while has not hung.
+        """
+        pause = min(1.0, self._hang_seconds / 4)
+        looked_at, num_looks = None, 0
+        while not self._stop_watching.wait(pause):
+            num_looks = num_looks + 1 if self._turn_began == looked_at else 0
+            looked_at = self._turn_began
+            if looked_at is not None and num_looks * pause >= self._hang_seconds and not self.hangs:
+                log.error("the engine hangs; everything under way fails")
+                with self._lock:
+                    self.hangs = True
+                self._fail_all(WorkerFailed(HANGS))
+
     def _add(self, sequence: Sequence) -> None:
+        with self._lock:
+            if sequence not in self._unfinished:  # failed with all others before it was here
+                sequence.state = State.FINISHED
+                return
         self.scheduler.add(sequence)
         with self._failing_alone(sequence):
             self._force(sequence)
@@ -249,6 +322,7 @@ class Engine:
             for one in scheduled:  # find out whose fault it is; the others go on
                 self._execute_alone(one)
             return
+        self._num_faults = 0
         seconds = self._clock() - started
         self._step_seconds += seconds
         self._num_steps_by_seconds[bisect_left(STEP_BUCKETS, seconds)] += 1
@@ -439,13 +513,13 @@ class Engine:
             except RuntimeError:  # the loop is closed, and with it whoever waited
                 log.debug("a consumer's event loop was closed")
 
-    def _fail_all(self, error: WorkerError) -> None:
+    def _fail_all(self, error: WorkerError) -> list[Sequence]:
+        """All that was under way; from any thread."""
         with self._lock:
             unfinished, self._unfinished = list(self._unfinished), set()
         self._num_failed += len(unfinished)
-        for sequence in unfinished:
-            self._put(sequence, Output(error=error), last=True)
-        self._deliver()
+        self._wake([sequence.channel.put(Output(error=error), last=True) for sequence in unfinished])
+        return unfinished
 
     def _pin(self, tokens: list[int]) -> None:
         if not self.kv_cache.prefix_cache or not tokens:

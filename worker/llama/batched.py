@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import partial
@@ -54,6 +55,7 @@ class BatchedLlama(llama_cpp.Llama):
         cache_mb: int | None = None,
         prompt_lookup: bool = True,
         recommended_sampling: bool = True,
+        hang_seconds: float = math.inf,
         chat_template: str | None = None,
         kv_unified: bool = False,
         n_ubatch: int = 512,
@@ -105,6 +107,7 @@ class BatchedLlama(llama_cpp.Llama):
             max_waiting=max_waiting,
             prefix_cache=prefix_cache,
             cache_bytes=cache_mb * MIB,
+            hang_seconds=hang_seconds,
             drafts=prompt_lookup and slot_memory.can_truncate,  # or a draft could not be taken back
         )
         self.engine.start()
@@ -144,6 +147,8 @@ class BatchedLlama(llama_cpp.Llama):
         engine = getattr(self, "engine", None)
         if engine is not None:
             engine.close()
+            if not engine.has_ended:
+                return  # it computes with this model still, or hangs in it
         super().close()
 
     def create_chat_completion(  # type: ignore[override]

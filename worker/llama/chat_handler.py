@@ -55,6 +55,7 @@ class ChatHandler:
         response_format: Mapping[str, Any] | None = None,
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
         functions: Any = None,
         function_call: Any = None,
         logprobs: bool | None = None,
@@ -78,6 +79,7 @@ class ChatHandler:
             response_format=response_format,
             reasoning_effort=reasoning_effort,
             chat_template_kwargs=chat_template_kwargs,
+            continue_final_message=continue_final_message,
         )
         model = sampling.get("model") or llama.model_path
         answer = ChatStream(llama.count_tokens, prepared.ignored, num_each=n, model=model)
@@ -105,6 +107,7 @@ class ChatHandler:
         response_format: Mapping[str, Any] | None = None,
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> PreparedChat:
         """The prompt, and what its answer is held to."""
         chat = Chat(
@@ -112,6 +115,7 @@ class ChatHandler:
             options.tool_use(tools, tool_choice, parallel_tool_calls),
             options.response_format(response_format),
             reasoning_effort,
+            continue_final_message,
             chat_template_kwargs or {},
         )
         return prepare(chat, self.template, self.constraints)

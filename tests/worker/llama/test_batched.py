@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -309,6 +309,22 @@ def test_pinned_prefix_survives_other_work() -> None:
     assert ask(llama, QUESTIONS[1]) == fresh
     assert llama.stats().num_cached_tokens_total - before == len(prefix)
     llama.close()
+
+
+def test_after_a_fault_it_answers_as_before(llama: BatchedLlama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had been computed is gone, and nothing of it is left in the way."""
+    skip_where_rounding_varies(llama)
+    before = ask(llama, QUESTIONS[0])
+    with monkeypatch.context() as broken:
+
+        def fail(num_rows: int) -> NoReturn:
+            raise ValueError("a bug")
+
+        broken.setattr(llama.engine.runner, "_read_logits", fail)
+        with pytest.raises(WorkerFailed):
+            ask(llama, QUESTIONS[1])
+    assert ask(llama, QUESTIONS[0]) == before
+    llama.check_integrity()
 
 
 def test_a_full_batch_has_room_for_the_holes_between_its_slots(llama: BatchedLlama) -> None:
