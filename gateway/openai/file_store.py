@@ -25,6 +25,7 @@ from typing_extensions import TypedDict
 
 from gateway.errors import APIError
 
+MOST_FILES = 1000  # of one owner
 Purpose = Literal["batch", "batch_output"]
 _ID = re.compile(r"(file-|batch_)[0-9a-f]{24}")
 
@@ -53,23 +54,22 @@ class FileStore:
         folder: Path,
         *,
         max_bytes: int,
-        max_files: int,
         seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.folder = folder
-        self._max_bytes, self._max_files = max_bytes, max_files
+        self._max_bytes = max_bytes
         self.seconds, self.clock = seconds, clock
 
     def room(self, owner: str, num_bytes: int) -> None:
         """Raise a 413 or 429 where another file of that size is one too many for its owner."""
-        files = list(self.list(owner))
-        if len(files) >= self._max_files:
+        files = list(self.of(owner))
+        if len(files) >= MOST_FILES:
             message = f"You keep {len(files)} files here, the most that you may. Delete some first."
             raise APIError(429, message, type="rate_limit_error", code="too_many_files")
         if sum(each["bytes"] for each in files) + num_bytes > self._max_bytes:
             message = (
-                f"Your files would take more than the {self._max_bytes >> 20} MiB that are kept for each key. "
+                f"Your files would take more than the {self._max_bytes >> 20} MiB that are kept for a key. "
                 "Delete some first, or raise FILES_MB."
             )
             raise APIError(413, message, param="file", code="file_storage_full")
@@ -94,7 +94,7 @@ class FileStore:
         write_json(folder / f"{file['id']}.json", file)
         return file
 
-    def list(self, owner: str) -> Iterator[FileObject]:
+    def of(self, owner: str) -> Iterator[FileObject]:
         """The newest first. Those that have expired are removed."""
         for file in newest(self._folder(owner, "files")):
             if file.get("expires_at", self.clock()) < self.clock():

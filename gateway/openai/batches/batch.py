@@ -16,6 +16,7 @@ from gateway.openai.file_store import FileStore, newest, read_json
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 MOST_REQUESTS = 50_000
+MOST_LINE_BYTES = 4 << 20  # as MAX_BODY_BYTES has it for a request of its own
 MOST_FAULTS = 100  # that are told of one file
 WINDOW_SECONDS = 24 * 3600
 
@@ -147,6 +148,8 @@ def read_lines(path: Path, endpoint: str) -> Iterator[Line | Fault]:
 
 
 def _line(text: bytes, number: int, endpoint: str) -> Line:
+    if len(text) > MOST_LINE_BYTES:
+        raise _fault(number, "line_too_large", f"it has more than {MOST_LINE_BYTES} bytes", None)
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -173,7 +176,8 @@ def _fault(number: int, code: str, why: str, param: str | None) -> FaultyLine:
 
 def check(path: Path, endpoint: str) -> tuple[int, list[Fault]]:
     """How many requests there are, and what is wrong with them."""
-    total, faults = 0, []
+    total = 0
+    faults: list[Fault] = []
     for each in read_lines(path, endpoint):
         total += 1
         if not isinstance(each, Line) and len(faults) < MOST_FAULTS:

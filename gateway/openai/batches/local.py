@@ -20,16 +20,10 @@ Stats = Callable[[], Awaitable[Sequence[WorkerStats]]]
 class FreeSlots:
     """One slot is left free for whoever comes, and nothing begins while somebody waits for one."""
 
-    SECONDS_BETWEEN_LOOKS = 0.05
-
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
 
-    async def take(self, num_running: int) -> None:
-        while not await self._free(num_running):
-            await asyncio.sleep(self.SECONDS_BETWEEN_LOOKS)
-
-    async def _free(self, num_running: int) -> bool:
+    async def free(self, num_running: int) -> bool:
         """One request at least where nothing else runs: a model may not be loaded yet, or have one slot."""
         engines = [worker.engine for worker in await self._stats()]
         busy = max(num_running, sum(each.num_running + each.num_waiting for each in engines))

@@ -11,7 +11,15 @@ from pydantic import Field
 from gateway.deps import ExchangeDep
 from gateway.errors import APIError, invalid, unsupported
 from gateway.json_body import JSONRoute, StrictBody
-from gateway.openai.batches.batch import ENDED, ENDPOINTS, Batch, batch_not_found, find_batch, kept_batches, new_batch
+from gateway.openai.batches.batch import (
+    ENDED,
+    ENDPOINTS,
+    Batch,
+    batch_not_found,
+    find_batch,
+    kept_batches,
+    new_batch,
+)
 from gateway.openai.file_store import FileStore, Page, is_id, page, write_json
 
 MOST_UNDER_WAY = 100  # of one owner

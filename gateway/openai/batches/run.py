@@ -28,13 +28,15 @@ MOST_ATTEMPTS = 3  # at a request that the worker failed on
 class Places(Protocol):
     """Where the requests of batches find room beside those of people who wait."""
 
-    async def take(self, num_running: int) -> None:
-        """Return when one more request may run beside this batch's own `num_running`."""
+    async def free(self, num_running: int) -> bool:
+        """Whether one more request may run beside this batch's own `num_running`."""
+        ...
 
 
 class BatchRun:
     """`cancelled()` returns when its client wants no more of it; `saved()` makes what was written last."""
 
+    SECONDS_BETWEEN_LOOKS = 0.1  # for a place
     SECONDS_BETWEEN_SAVES = 5.0
     SECONDS_BETWEEN_ATTEMPTS = 1.0
 
@@ -114,10 +116,18 @@ class BatchRun:
             for line in read_lines(source, batch["endpoint"]):
                 if not isinstance(line, Line) or line.custom_id in done:
                     continue
-                await self._places.take(len(running))
+                while not await self._places.free(len(running)):
+                    await self._pause(running)
                 task = group.create_task(self._answer(batch, line))
                 running.add(task)
                 task.add_done_callback(running.discard)
+
+    async def _pause(self, running: set[asyncio.Task[None]]) -> None:
+        if running:
+            seconds = self.SECONDS_BETWEEN_LOOKS
+            await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(self.SECONDS_BETWEEN_LOOKS)
 
     def _recover(self, batch: Batch) -> set[str]:
         """The requests that an earlier run has answered. A line that it could not finish is cut off."""
@@ -171,7 +181,7 @@ class BatchRun:
             await self._save(batch)
 
     async def _save(self, batch: Batch) -> None:
-        await asyncio.to_thread(write_json, self._folder / f"{self._id}.json", batch)
+        write_json(self._folder / f"{self._id}.json", batch)
         await self._saved()
 
     async def _finish(self, batch: Batch, status: Status) -> None:

@@ -81,7 +81,7 @@ async def list_files(
     after: str | None = None,
 ) -> Page:
     """The files of this key."""
-    files = await asyncio.to_thread(lambda: list(_store(request).list(exchange.owner)))
+    files = await asyncio.to_thread(lambda: list(_store(request).of(exchange.owner)))
     wanted = [each for each in files if purpose in (None, each["purpose"])]
     return page(wanted if order == "desc" else wanted[::-1], limit, after)
 
