@@ -116,7 +116,7 @@ class EmbeddingWorker:
         yield [Embedded(rows.astype("<f4").tobytes(), rows.shape[1]), Usage(num_tokens, 0)]
 
     def _engine_stats(self) -> EngineStats:
-        """As an engine that writes tells them: inputs are sequences, batches are steps, the rest is nothing."""
+        """As an engine that writes tells them: inputs are sequences, batches are steps, the rest is zero."""
         stats = self._model.stats()
         nothing: dict[str, Any] = {each.name: 0 for each in fields(EngineStats)}
         mine = {
