@@ -213,3 +213,12 @@ def test_an_echoed_text_is_as_likely_as_when_it_was_written(server: Server, mode
         logprobs["token_logprobs"][-len(tokens) :], answer["logprobs"]["token_logprobs"], strict=True
     ):
         assert math.isclose(now, then, abs_tol=0.1)
+
+
+def test_what_the_assistant_has_begun_is_continued(server: Server, model: str) -> None:
+    answer = chat(server, model).json()["choices"][0]["message"]["content"]
+    begun, rest = answer[: len(answer) // 2], answer[len(answer) // 2 :]
+    messages = [*CAPITAL, {"role": "assistant", "content": begun}]
+    continued = chat(server, model, messages=messages, continue_final_message=True).json()
+    assert rest.startswith(continued["choices"][0]["message"]["content"][: len(rest) // 2])
+    assert continued["usage"]["prompt_tokens"] > chat(server, model).json()["usage"]["prompt_tokens"]

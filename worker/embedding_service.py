@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from worker.llama.embedding_context import CannotEmbed
 from worker.llama.embedding_model import EmbeddingModel, normalised
@@ -15,6 +17,7 @@ from worker.protocol import (
     Accepted,
     Embedded,
     EmbeddingRequest,
+    EngineStats,
     Event,
     InvalidRequest,
     ModelInfo,
@@ -78,7 +81,7 @@ class EmbeddingWorker:
             raise WorkerFailed("The model has stopped; see the log for the reason, and restart the worker.")
 
     async def stats(self) -> Sequence[WorkerStats]:
-        return []
+        return [WorkerStats("local", self.model.id, self._engine_stats())]
 
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]
@@ -87,10 +90,12 @@ class EmbeddingWorker:
         """Why a request would not be answered now; nothing where it would."""
         if not self.alive:
             return ["The model has stopped."]
-        seconds = self._model.seconds_in_batch
+        seconds, reasons = self._model.stats().seconds_in_batch, []
         if seconds > self._settings.llm_stall_seconds:
-            return [f"The model has been in one batch for {seconds:.0f} seconds."]
-        return []
+            reasons.append(f"The model has been in one batch for {seconds:.0f} seconds.")
+        if self._model.is_full:
+            reasons.append("The queue is full.")
+        return reasons
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         """`Accepted`, then `Embedded` and `Usage`. Closing the generator stops it at the next batch."""
@@ -109,6 +114,27 @@ class EmbeddingWorker:
         vectors = await asyncio.wrap_future(self._model.embed(inputs))
         rows = normalised(vectors, request.dimensions)
         yield [Embedded(rows.astype("<f4").tobytes(), rows.shape[1]), Usage(num_tokens, 0)]
+
+    def _engine_stats(self) -> EngineStats:
+        """As an engine that writes tells them: inputs are sequences, batches are steps, the rest is zero."""
+        stats = self._model.stats()
+        nothing: dict[str, Any] = {each.name: 0 for each in fields(EngineStats)}
+        mine = {
+            "num_slots": self.num_slots,
+            "context_length": self.model.context_length,
+            "num_running": stats.num_running,
+            "num_waiting": stats.num_waiting,
+            "seconds_in_turn": stats.seconds_in_batch,
+            "num_prompt_tokens_total": stats.num_tokens_total,
+            "prompt_seconds_total": stats.batch_seconds_total,
+            "num_steps_total": stats.num_batches_total,
+            "num_scheduled_total": stats.num_finished_total + stats.num_failed_total,
+            "num_finished_total": stats.num_finished_total,
+            "num_failed_total": stats.num_failed_total,
+            "step_seconds_total": stats.batch_seconds_total,
+            "num_steps_by_seconds": stats.num_batches_by_seconds,
+        }
+        return EngineStats(**nothing | mine)
 
     def close(self) -> None:
         self._model.close()

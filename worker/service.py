@@ -264,6 +264,7 @@ class Worker:
             "response_format": request.response_format,
             "reasoning_effort": request.reasoning_effort,
             "chat_template_kwargs": request.template_kwargs,
+            "continue_final_message": request.continues,
         }
 
     def _create_chat(self, request: ChatRequest) -> Answer:

@@ -16,6 +16,7 @@ from tests.worker.llama.tiny_models import write_tiny_model
 from worker.embedding_service import EmbeddingWorker
 from worker.models.files import ModelFileError
 from worker.protocol import (
+    STEP_BUCKETS,
     Accepted,
     ChatRequest,
     Embedded,
@@ -79,6 +80,15 @@ def test_it_tells_what_it_is(worker: EmbeddingWorker) -> None:
     [model] = asyncio.run(worker.models())
     assert (model.id, model.kind, model.context_length) == ("tiny-bert", "embedding", 256)
     asyncio.run(worker.check())
+
+
+def test_its_figures_are_an_engines(worker: EmbeddingWorker) -> None:
+    answer(worker, asked("ab", "c"))
+    [stats] = asyncio.run(worker.stats())
+    assert (stats.model, stats.engine.num_waiting) == ("tiny-bert", 0)
+    assert stats.engine.num_finished_total >= 2
+    assert len(stats.engine.num_steps_by_seconds) == len(STEP_BUCKETS) + 1
+    assert asyncio.run(worker.not_ready()) == []
 
 
 def test_each_kind_refuses_what_the_other_does(worker: EmbeddingWorker, tmp_path: Path) -> None:
