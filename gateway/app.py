@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -44,19 +44,23 @@ from gateway.ops.admission import Admission
 from gateway.ops.context import NoteRoute, RequestContext
 from gateway.ops.health import router as health
 from gateway.ops.metrics import Metrics, metrics_router
-from gateway.settings import GatewaySettings, split_list
+from gateway.settings import GatewaySettings, StartError, split_list
+
+if TYPE_CHECKING:
+    from gateway.ops.tracing import Tracing
 
 
 def create_app(
     backend: Backend,
     settings: GatewaySettings,
     stopping: asyncio.Event | None = None,
+    tracing: Tracing | None = None,
     keeps_files: bool = True,
 ) -> FastAPI:
     """The routes, behind the limits; with keys, all but /health and the docs needs one.
 
-    Raises StartError where responses cannot be kept. Once `stopping` is set, answers under way have
-    SHUTDOWN_GRACE_SECONDS left. `keeps_files`: with files and batches, which this process runs.
+    Raises StartError where responses cannot be kept, or spans not be sent. Once `stopping` is set, answers
+    under way have SHUTDOWN_GRACE_SECONDS left. `keeps_files`: with files and batches, which run here.
     """
     metrics, stopping = Metrics(), stopping or asyncio.Event()
     app = FastAPI(
@@ -67,7 +71,7 @@ def create_app(
         lifespan=_running_batches,
         exception_handlers=_handlers(),
         middleware=[
-            Middleware(RequestContext, metrics=metrics),
+            Middleware(RequestContext, metrics=metrics, tracing=tracing or _tracing(settings)),
             Middleware(
                 CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
@@ -163,6 +167,18 @@ def _larger_bodies(settings: GatewaySettings) -> dict[str, int]:
     """Files, with what their form adds."""
     most = (settings.file_mb << 20) + (64 << 10)
     return {"/v1/files": most, "/files": most}
+
+
+def _tracing(settings: GatewaySettings) -> Tracing | None:
+    if not settings.tracing:
+        return None
+    try:
+        from gateway.ops.tracing import tracing_to_collector
+    except ImportError as error:
+        raise StartError(
+            f"TRACING needs {error.name}, which is not installed: pip install 'llama-gateway[tracing]'."
+        ) from error
+    return tracing_to_collector()
 
 
 def _public_paths(settings: GatewaySettings) -> frozenset[str]:

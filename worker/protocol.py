@@ -310,26 +310,47 @@ class InvalidRequest(WorkerError):
 class ContextLengthExceeded(InvalidRequest):
     """`ContextLengthExceeded(context_length, num_tokens, param)`: `param` is what was too long.
 
-    With `at_least`, not all of the tokens were counted.
+    With `at_least`, not all of the tokens were counted. `without_tools` is how many there were without tools,
+    where there are any.
     The wording is OpenAI's, because LiteLLM and LangChain recognise it.
     """
 
     def __init__(
-        self, context_length: int, num_tokens: int, param: str = "prompt", at_least: bool = False
+        self,
+        context_length: int,
+        num_tokens: int,
+        param: str = "prompt",
+        at_least: bool = False,
+        without_tools: int | None = None,
     ) -> None:
-        counted = f"at least {num_tokens}" if at_least else num_tokens
+        counted = f"at least {num_tokens} tokens" if at_least else f"{num_tokens} tokens"
+        what = param
+        if without_tools is not None:
+            least = "at least " if at_least else ""
+            in_tools = max(0, num_tokens - without_tools)
+            counted += f" ({without_tools} in the {param}, {least}{in_tools} in the tools)"
+            what = f"{param} or the tools"
         super().__init__(
             f"This model's maximum context length is {context_length} tokens. However, your {param} "
-            f"resulted in {counted} tokens. Please reduce the length of the {param}.",
+            f"resulted in {counted}. Please reduce the length of the {what}.",
             param,
             "context_length_exceeded",
         )
-        self.args = (context_length, num_tokens, param, at_least)
+        self.args = (context_length, num_tokens, param, at_least, without_tools)
         self.context_length, self.num_tokens, self.at_least = context_length, num_tokens, at_least
+        self.without_tools = without_tools
 
     def of(self, param: str) -> ContextLengthExceeded:
         """The same, about the request's field that the prompt was made from."""
-        return ContextLengthExceeded(self.context_length, self.num_tokens, param, self.at_least)
+        return ContextLengthExceeded(
+            self.context_length, self.num_tokens, param, self.at_least, self.without_tools
+        )
+
+    def beside_tools(self, without_tools: int) -> ContextLengthExceeded:
+        """The same, with how many of its tokens the prompt has without tools."""
+        return ContextLengthExceeded(
+            self.context_length, self.num_tokens, self.param or "prompt", self.at_least, without_tools
+        )
 
 
 class WrongKind(InvalidRequest):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse
@@ -101,7 +101,12 @@ async def delete_file(file_id: str, request: Request, exchange: ExchangeDep) -> 
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-@router.get("/{file_id}/content", response_class=FileResponse)
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+@router.get("/{file_id}/content", response_class=FileResponse, responses=_CONTENT)
 async def file_content(file_id: str, request: Request, exchange: ExchangeDep) -> FileResponse:
     """The file itself."""
     store = _store(request)
