@@ -181,7 +181,8 @@ hub_environment["TQDM_POSITION"] = "-1"
 
 debian = modal.Image.debian_slim(python_version="3.12")
 gateway_image = pinned(
-    debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "sse-starlette", "structlog"
+    *(debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "sse-starlette", "structlog"),
+    *(["opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"] if gateway_settings.tracing else []),
 )
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
 if deployment.gpu is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -34,14 +35,22 @@ from gateway.ops.admission import Admission
 from gateway.ops.context import NoteRoute, RequestContext
 from gateway.ops.health import router as health
 from gateway.ops.metrics import Metrics, metrics_router
-from gateway.settings import GatewaySettings, split_list
+from gateway.settings import GatewaySettings, StartError, split_list
+
+if TYPE_CHECKING:
+    from gateway.ops.tracing import Tracing
 
 
-def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
+def create_app(
+    backend: Backend,
+    settings: GatewaySettings,
+    stopping: asyncio.Event | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The routes, behind the limits; with keys, all but /health and the docs needs one.
 
-    Raises StartError where responses cannot be kept. Once `stopping` is set, answers under way have
-    SHUTDOWN_GRACE_SECONDS left.
+    Raises StartError where responses cannot be kept, or spans not be sent. Once `stopping` is set, answers
+    under way have SHUTDOWN_GRACE_SECONDS left.
     """
     metrics, stopping = Metrics(), stopping or asyncio.Event()
     app = FastAPI(
@@ -52,7 +61,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         lifespan=_closing_what_was_opened,
         exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
         middleware=[
-            Middleware(RequestContext, metrics=metrics),
+            Middleware(RequestContext, metrics=metrics, tracing=tracing or _tracing(settings)),
             Middleware(
                 CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
@@ -96,6 +105,18 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
 async def _closing_what_was_opened(app: FastAPI) -> AsyncGenerator[None]:
     yield
     app.state.responses.close()
+
+
+def _tracing(settings: GatewaySettings) -> Tracing | None:
+    if not settings.tracing:
+        return None
+    try:
+        from gateway.ops.tracing import tracing_to_collector
+    except ImportError as error:
+        raise StartError(
+            f"TRACING needs {error.name}, which is not installed: pip install 'llama-gateway[tracing]'."
+        ) from error
+    return tracing_to_collector()
 
 
 def _public_paths(settings: GatewaySettings) -> frozenset[str]:

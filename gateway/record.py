@@ -45,6 +45,8 @@ class RequestRecord:
     first_token_seconds: float | None = None
     error: str | None = None  # the code of what ended an answer after its status was sent
     client_left: bool = False
+    usage_seconds: float | None = None  # when the usage came
+    trace_id: str | None = None
     prompt: object = None  # only where LOG_PROMPTS asks for it
     started: float = field(default_factory=time.perf_counter)
 
@@ -74,7 +76,7 @@ class RequestRecord:
                 case Finished():
                     self.finish_reasons.append(event.reason)
                 case Usage():
-                    self.usage = event
+                    self.usage, self.usage_seconds = event, self.seconds
 
 
 def new_record(method: str, clients_id: str) -> RequestRecord:

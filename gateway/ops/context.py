@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,14 +13,17 @@ from gateway.ops.logs import log_request
 from gateway.ops.metrics import Metrics
 from gateway.record import RequestRecord, new_record
 
+if TYPE_CHECKING:
+    from gateway.ops.tracing import Tracing
+
 API_VERSION = "2020-10-01"  # what OpenAI's own servers send as `openai-version`
 
 
 class RequestContext:
     """Puts a RequestRecord into the scope's state, as `record`; logs and counts it when the request ends."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self._app, self._metrics, self._tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,6 +47,8 @@ class RequestContext:
             except ClientLeft:
                 record.client_left = True
             finally:
+                if self._tracing is not None:
+                    self._tracing.observe(record, scope)
                 log_request(record, scope)
                 self._metrics.observe(record, scope)
 

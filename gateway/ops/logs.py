@@ -77,6 +77,7 @@ def log_request(record: RequestRecord, scope: Scope) -> None:
         "key": caller_name(scope),
         "ms": _milliseconds(record.seconds),
         "error": record.error,
+        "trace_id": record.trace_id,
     }
     if record.model is not None:
         fields |= _completion(record)
