@@ -9,6 +9,8 @@ import pytest
 from openai.types.responses import ResponseInputParam, ToolParam
 from pydantic import BaseModel, Field
 
+from compat_tests.server import Server
+
 CAPITAL = "What is the capital of France? Answer in one sentence."
 WEATHER: ToolParam = {
     "type": "function",
@@ -78,6 +80,44 @@ def test_a_tool_is_called_and_answered(client: openai.OpenAI, model: str) -> Non
         model=model, input=conversation, tools=[WEATHER], tool_choice="none", max_output_tokens=20
     )
     assert answer.output_text
+
+
+def test_a_response_is_continued_read_listed_and_deleted(server_process: Server) -> None:
+    with server_process.client() as client:
+        model = server_process.model()
+        asked: dict[str, Any] = {"model": model, "temperature": 0, "max_output_tokens": 30}
+        first = client.responses.create(**asked, input=CAPITAL)
+        *_, last = client.responses.create(
+            **asked, input="What did I ask?", previous_response_id=first.id, stream=True
+        )
+        assert last.type in ("response.completed", "response.incomplete")
+        second = last.response
+        conversation: ResponseInputParam = [
+            {"role": "user", "content": CAPITAL},
+            {"role": "assistant", "content": first.output_text},
+            {"role": "user", "content": "What did I ask?"},
+        ]
+        assert client.responses.create(**asked, input=conversation).output_text == second.output_text
+        assert client.responses.retrieve(second.id).output_text == second.output_text
+        items = [item.type for item in client.responses.input_items.list(second.id, limit=1)]
+        assert items == ["message"] * 3
+        client.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(first.id)
+        with pytest.raises(openai.BadRequestError, match="no longer"):
+            client.responses.create(**asked, input="Why?", previous_response_id=second.id)
+
+
+def test_a_response_says_whether_it_can_be_read_again(client: openai.OpenAI, model: str) -> None:
+    """On Modal none can, because each container of the gateway would know its own."""
+    response = client.responses.create(model=model, input="Hi", max_output_tokens=1)
+    if response.store:  # type: ignore[attr-defined]  # which the types do not have
+        assert client.responses.retrieve(response.id).id == response.id
+    else:
+        with pytest.raises(openai.NotFoundError, match="keeps no responses"):
+            client.responses.retrieve(response.id)
+        with pytest.raises(openai.BadRequestError, match="keeps no responses"):
+            client.responses.create(model=model, input="Hi", previous_response_id=response.id)
 
 
 @pytest.mark.parametrize("stream", [False, True])

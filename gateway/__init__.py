@@ -1,4 +1,4 @@
-"""HTTP: knows the OpenAI API, knows nothing of llama.cpp."""
+"""HTTP: knows the APIs, knows nothing of llama.cpp."""
 
 # Not read from the metadata of an installation: on Modal the packages are source, and have none.
 __version__ = "0.1.0"

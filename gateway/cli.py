@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,10 +15,9 @@ from pydantic import ValidationError
 from gateway import __version__
 from gateway.access.keys import new_key
 from gateway.settings import GatewaySettings, StartError, explain
-from worker.llama.machine import available_memory_mb
 from worker.models import hub
 from worker.models.default import default_model
-from worker.models.files import FAST_TYPE, ModelFileError, check_model_file
+from worker.models.files import FAST_TYPE, ModelFileError
 from worker.models.quantize import quantize as convert
 from worker.settings import WorkerSettings
 
@@ -26,9 +27,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[
-    Path | None,
-    typer.Option(envvar="MODEL", help="GGUF file to serve.", show_default="SmolLM2-135M-Instruct from PyPI"),
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        envvar="MODEL",
+        help="GGUF file to serve; again for another.",
+        show_default="SmolLM2-135M-Instruct from PyPI",
+    ),
 ]
 Host = Annotated[str, typer.Option(envvar="HOST", help="Address to listen on.")]
 Port = Annotated[
@@ -52,8 +57,10 @@ def options(
 
 
 @app.command()
-def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
-    """Serve a model until Ctrl-C.
+def serve(model: Models = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve a model, or several by name, until Ctrl-C.
+
+    The first is loaded at once, the others when they are first asked for.
 
     Everything else is set by environment variables: LLM_CTX, LLM_THREADS, LLM_SLOTS, API_KEYS,
     SYSTEM_PROMPT and more; docs/settings.md lists them all.
@@ -61,8 +68,7 @@ def serve(model: Model = None, host: Host = "127.0.0.1", port: Port = 8000) -> N
     try:
         gateway_settings, worker_settings = GatewaySettings(), WorkerSettings()
         _refuse_open(host, gateway_settings)
-        worker_settings = within_memory(_with_model(worker_settings, model))
-        _serve(worker_settings, gateway_settings, host, port)
+        _serve(_with_models(worker_settings, model or []), gateway_settings, host, port)
     except ValidationError as error:
         _stop(explain(error))
     except (ModelFileError, StartError) as error:
@@ -109,17 +115,29 @@ def key(name: Annotated[str, typer.Argument(metavar="NAME", help="Whom the key i
     typer.echo(line)
 
 
-def _serve(worker_settings: WorkerSettings, gateway_settings: GatewaySettings, host: str, port: int) -> None:
+def _serve(
+    worker_settings: Sequence[WorkerSettings], gateway_settings: GatewaySettings, host: str, port: int
+) -> None:
     # Imported here, so that --help and wrong settings answer at once.
     from gateway.server import run
 
     run(worker_settings, gateway_settings, host, port)
 
 
-def _with_model(settings: WorkerSettings, model: Path | None) -> WorkerSettings:
-    """`--model` wins over MODEL_PATH, which wins over the default model."""
-    if model is not None:
-        return settings.model_copy(update={"model_path": model})
+def _with_models(settings: WorkerSettings, models: Sequence[Path]) -> list[WorkerSettings]:
+    """`--model` wins over MODEL_PATH, which wins over the default model. Each is served by another name."""
+    if not models:
+        return [_with_default_model(settings)]
+    names = Counter(settings.model_name or path.stem for path in models)
+    name, number = names.most_common(1)[0]
+    if number > 1 and settings.model_name:
+        raise StartError(f"MODEL_NAME={name} names one model, and {number} are given. Unset it.")
+    if number > 1:
+        raise StartError(f"{number} models would be called {name}. Rename all files but one.")
+    return [settings.model_copy(update={"model_path": path}) for path in models]
+
+
+def _with_default_model(settings: WorkerSettings) -> WorkerSettings:
     if "model_path" in settings.model_fields_set:
         return settings
     typer.echo(
@@ -128,17 +146,6 @@ def _with_model(settings: WorkerSettings, model: Path | None) -> WorkerSettings:
     path = default_model()
     name = settings.model_name or "SmolLM2-135M-Instruct"
     return settings.model_copy(update={"model_path": path, "model_name": name})
-
-
-def within_memory(settings: WorkerSettings) -> WorkerSettings:
-    """On a machine of the user's own, take a quarter of what is free beside the model's own size."""
-    available = available_memory_mb()
-    if "mem_mb" in settings.model_fields_set or available is None:
-        return settings
-    model = check_model_file(settings.model_path).stat().st_size >> 20
-    return settings.model_copy(
-        update={"mem_mb": min(available, model + min(settings.mem_mb, available // 4))}
-    )
 
 
 def _refuse_open(host: str, settings: GatewaySettings) -> None:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from gateway.errors import ErrorResponse
 
-_ERRORS = {
+ERRORS = {
     400: "The request cannot be answered as it stands; `param` names what to change.",
     401: "The API key is missing or wrong.",
     404: "There is no such model or route.",
@@ -23,8 +23,21 @@ _ERRORS = {
 Responses = dict[int | str, dict[str, Any]]
 
 ERROR_RESPONSES: Responses = {
-    status: {"model": ErrorResponse, "description": description} for status, description in _ERRORS.items()
+    status: {"model": ErrorResponse, "description": description} for status, description in ERRORS.items()
 }
+
+
+_IGNORED = {
+    "x-ignored-parameters": {
+        "description": "The parameters that had no effect.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def whole(body: type) -> Responses:
+    """The 200 of a route that answers in one body, which it writes itself."""
+    return {200: {"model": body, "description": "One JSON body.", "headers": _IGNORED}}
 
 
 def whole_or_stream(whole: type, chunk: type, *, done: bool = True) -> Responses:
@@ -46,12 +59,7 @@ def whole_or_stream(whole: type, chunk: type, *, done: bool = True) -> Responses
             "model": whole,
             "description": f"One JSON body, or with `stream` server-sent events{end}.",
             "content": {"text/event-stream": {"itemSchema": item}},
-            "headers": {
-                "x-ignored-parameters": {
-                    "description": "The parameters that had no effect.",
-                    "schema": {"type": "string"},
-                }
-            },
+            "headers": _IGNORED,
         }
     }
 

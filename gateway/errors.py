@@ -1,4 +1,4 @@
-"""Every error in OpenAI's envelope, whatever raised it, with a sentence that says what to do.
+"""Every error in its API's envelope, whatever raised it, with a sentence that says what to do.
 
 APIError                    raised by this package, with its status
 worker.protocol.WorkerError what a worker answers, mapped in `from_worker`
@@ -9,8 +9,8 @@ anything else               a 500 that says nothing of the inside
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import orjson
 import structlog
@@ -71,6 +71,13 @@ class APIError(Exception):
         return Response(self.body, self.status, self.headers, "application/json")
 
 
+Envelope = Callable[[APIError], Response]  # how an API answers an error
+
+
+class ServerBusy(APIError):
+    """A 429 that no key of its own has caused: the worker's queue is full."""
+
+
 class ClientLeft(Exception):
     """The client went away before it was answered; there is nobody to answer any more."""
 
@@ -102,7 +109,7 @@ def from_worker(error: WorkerError) -> APIError:
                 "Retry-After": str(math.ceil(error.retry_after)),
                 "retry-after-ms": str(round(error.retry_after * 1000)),
             }
-            return APIError(
+            return ServerBusy(
                 429, error.message, type="rate_limit_error", code="rate_limit_exceeded", headers=headers
             )
         case WorkerFailed():
@@ -130,6 +137,11 @@ def from_validation(errors: Sequence[Any], body: object) -> APIError:
     """The first of pydantic's errors, named as the client wrote the field: `messages[0].role`."""
     detail = errors[0]
     kind = detail["type"]
+    if detail["loc"][0] == "query":
+        param = str(detail["loc"][1])
+        return invalid(f"Invalid value for '{param}': {_expectation(detail)}.", param)
+    if detail["loc"][0] == "query":
+        return invalid(f"Invalid value for '{detail['loc'][1]}': {_expectation(detail)}.", detail["loc"][1])
     if not isinstance(body, dict):
         message = "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
         return invalid(message, None, "invalid_json")
@@ -165,10 +177,13 @@ def _field_name(location: Sequence[str | int], body: object, *, missing: bool) -
 
 
 class AnswerErrors:
-    """Answers whatever is raised inside, where a request can still be answered."""
+    """Answers whatever is raised inside, where a request can still be answered.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    `envelopes` are those of the APIs that are not OpenAI's, by the paths below which they are.
+    """
+
+    def __init__(self, app: ASGIApp, envelopes: Mapping[str, Envelope]) -> None:
+        self._app, self._envelopes = app, envelopes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -185,15 +200,23 @@ class AnswerErrors:
         except Exception as error:
             if started:
                 raise
-            await from_exception(error).response()(scope, receive, send)
+            answer = self._envelope(scope)(from_exception(error))
+            await answer(scope, receive, send)
+
+    def _envelope(self, scope: Scope) -> Envelope:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        for place, envelope in self._envelopes.items():
+            if path == place or path.startswith(f"{place}/"):
+                return envelope
+        return APIError.response
 
 
-async def on_validation(request: Request, error: RequestValidationError) -> Response:
-    return from_validation(error.errors(), error.body).response()
+async def on_validation(request: Request, error: RequestValidationError) -> NoReturn:
+    raise from_validation(error.errors(), error.body)
 
 
-async def on_http(request: Request, error: HTTPException) -> Response:
-    return _from_http(request, error).response()
+async def on_http(request: Request, error: HTTPException) -> NoReturn:
+    raise _from_http(request, error)
 
 
 def _from_http(request: Request, error: HTTPException) -> APIError:

@@ -43,9 +43,16 @@ class JSONRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
+            _refuse_encoding(request.headers.get("content-encoding", ""))
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return handle_strictly
+
+
+def _refuse_encoding(encoding: str) -> None:
+    if encoding.lower() not in ("", "identity"):
+        message = f"The body is compressed ('Content-Encoding: {encoding}'). Send it as it is."
+        raise APIError(415, message, code="unsupported_content_encoding")
 
 
 class _StrictRequest(Request):

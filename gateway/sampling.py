@@ -16,6 +16,7 @@ from gateway.marks import Refused
 from worker.protocol import RECOMMENDABLE, SamplingParams
 
 MAX_INT32 = 2**31 - 1
+MAX_STOP_STRINGS = 16  # OpenAI's own servers take 4, llama.cpp's and vLLM's clients send more
 
 
 def _token_biases(biases: dict[str, float]) -> dict[str, float]:

@@ -55,8 +55,35 @@ class GatewaySettings(BaseSettings):
         pattern=r"^(/[^/]+)*$",
         description="path under which a proxy shows `serve`, and which it strips, such as /llm",
     )
+    generate_max_tokens: int = Field(
+        default=1024, ge=1, description="tokens after which an answer of POST /generate ends"
+    )
+    responses_db: str = Field(
+        default=":memory:",
+        description="SQLite file in which responses are kept for `previous_response_id`, or `:memory:`",
+    )
+    responses_mb: int = Field(
+        default=64, ge=0, description="how much of them is kept; 0 keeps none. On Modal none are kept"
+    )
+    responses_seconds: float = Field(
+        default=24 * 3600, gt=0, description="how long a response is kept that nobody continues"
+    )
+    files_dir: Path | None = Field(
+        default=None,
+        description="folder for the files of `/v1/files` and for batches, which go on there after a restart; "
+        "by default a temporary one, gone with the server",
+    )
+    file_mb: int = Field(default=100, ge=1, description="MiB that one of these files may have")
+    files_mb: int = Field(default=1024, ge=1, description="MiB of these files that are kept for each key")
+    files_seconds: float = Field(default=30 * 24 * 3600, gt=0, description="how long such a file is kept")
     log_level: LogLevel = Field(default="info", description="the least severe log lines to write")
     log_json: bool = Field(default=False, description="log lines as JSON")
+    log_prompts: bool = Field(default=False, description="log what models are asked, with all its text")
+    tracing: bool = Field(
+        default=False,
+        description="send spans to the OpenTelemetry collector of OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
+    metrics_public: bool = Field(default=False, description="answer /metrics without a key")
 
     @property
     def key_list(self) -> list[str]:

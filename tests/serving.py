@@ -21,6 +21,7 @@ from gateway.settings import GatewaySettings
 from worker.protocol import (
     Accepted,
     ChatRequest,
+    CompletionRequest,
     Event,
     Finished,
     ModelInfo,
@@ -28,14 +29,17 @@ from worker.protocol import (
     TextDelta,
     Usage,
     WorkerError,
+    WorkerStats,
 )
 
 # Scripts know which kind of request they answer.
 Script = Callable[["ScriptedBackend", Any], AsyncGenerator[list[Event]]]
 
 
-async def say_hello(backend: ScriptedBackend, request: Request) -> AsyncGenerator[list[Event]]:
-    num_choices = request.n if isinstance(request, ChatRequest) else request.n * len(request.prompts)
+async def say_hello(
+    backend: ScriptedBackend, request: ChatRequest | CompletionRequest
+) -> AsyncGenerator[list[Event]]:
+    num_choices = request.n * (len(request.prompts) if isinstance(request, CompletionRequest) else 1)
     yield [Accepted(5)]
     for index in range(num_choices):
         yield [TextDelta(index, "Hel"), TextDelta(index, "lo")]
@@ -49,15 +53,27 @@ class ScriptedBackend:
 
     script: Script = say_hello
     health: WorkerError | None = None
+    figures: Sequence[WorkerStats] = ()
+    served: list[ModelInfo] = field(default_factory=lambda: [ModelInfo("test-model", 1700000000, 512)])
+    reasons: Sequence[str] = ()  # not to be ready
     requests: list[Any] = field(default_factory=list)
     closed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     async def models(self) -> Sequence[ModelInfo]:
-        return [ModelInfo("test-model", 1700000000, 512)]
+        return self.served
 
     async def check(self) -> None:
         if self.health is not None:
             raise self.health
+
+    async def not_ready(self) -> Sequence[str]:
+        return self.reasons
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return self.figures
+
+    async def running_models(self) -> Sequence[str]:
+        return ["test-model"]
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         self.requests.append(request)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+ModelKind = Literal["chat", "embedding"]
 
 # How deep JSON in a request may nest: templates and schemas are read recursively.
 MAX_NESTING = 100
@@ -62,7 +63,8 @@ class ChatRequest:
     are in OpenAI's shapes, as `create_chat_completion` takes them: only tools that may be called; none,
     auto, required or a named function; the formats {"type": "regex", "regex": …} and {"type": "choice",
     "choice": […]} beside OpenAI's. `template_kwargs` are variables for the template. Without `stream`, the
-    events may all come at the end.
+    events may all come at the end. If it `continues`, the last message is what the assistant has begun, and
+    the answer is what follows. With `count_only` nothing is computed, and `Accepted` is the only event.
     """
 
     request_id: str
@@ -77,6 +79,8 @@ class ChatRequest:
     response_format: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False
+    count_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,25 @@ class CompletionRequest:
     stream: bool = True
 
 
-Request = ChatRequest | CompletionRequest
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """One vector for each input, text or token ids.
+
+    With `dimensions`, a vector is that many of its first numbers, normalised again.
+    """
+
+    request_id: str
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+
+    @property
+    def stream(self) -> bool:
+        """Vectors come all at once."""
+        return False
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest
 
 
 def nests_too_deep(value: object) -> bool:
@@ -112,7 +134,10 @@ def _contents(value: dict[str, object] | list[object]) -> Iterable[object]:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token with its natural-log probability, and the most likely tokens in its place."""
+    """One token with its natural-log probability, and the most likely tokens in its place.
+
+    A prompt's first token, which nothing predicts, has NaN.
+    """
 
     token: str
     logprob: float
@@ -169,6 +194,15 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of an answer at its worker: until it had a slot, until its first token, until its last."""
+
+    queue: float
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts over all choices; the last event of every request that did not fail."""
 
@@ -176,9 +210,21 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    timings: Timings | None = field(default=None, compare=False)
 
 
-Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Usage
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """All vectors of an EmbeddingRequest, in the order of its inputs, each of length 1.
+
+    `vectors` are float32, little endian, `dimensions` of them an input.
+    """
+
+    vectors: bytes
+    dimensions: int
+
+
+Event = Accepted | TextDelta | ReasoningDelta | ToolCallDelta | Finished | Embedded | Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +234,52 @@ class ModelInfo:
     id: str
     created: int
     context_length: int
+    kind: ModelKind = "chat"
+
+
+STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A picture of the engine; the `num_..._total` only ever grow."""
+
+    num_slots: int
+    capacity: int  # requests that may run or wait
+    seconds_in_turn: float  # how long the engine's thread has been at what it does now; 0 without work
+    num_running: int
+    num_waiting: int
+    num_prompt_tokens_total: int
+    num_cached_tokens_total: int
+    num_output_tokens_total: int
+    num_draft_tokens_total: int
+    num_accepted_tokens_total: int
+    num_forced_tokens_total: int
+    num_steps_total: int
+    num_finished_total: int
+    num_failed_decodes_total: int
+    num_slot_tokens_total: int  # cached ones, by where they were
+    num_memory_tokens_total: int
+    num_file_tokens_total: int
+    num_cache_bytes: int  # of states in memory
+    context_length: int
+    num_kv_tokens: int  # of running sequences
+    num_scheduled_total: int  # sequences in all steps
+    num_aborted_total: int
+    num_failed_total: int
+    prompt_seconds_total: float  # of finished sequences, from slot to first token
+    predicted_seconds_total: float  # and from there to the last
+    step_seconds_total: float
+    num_steps_by_seconds: tuple[int, ...]  # up to each of STEP_BUCKETS, and beyond
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """An engine's picture, and whose it is."""
+
+    id: str
+    model: str
+    engine: EngineStats
 
 
 class WorkerError(Exception):
@@ -196,6 +288,7 @@ class WorkerError(Exception):
     WorkerError
       InvalidRequest              the request can never succeed as it stands
         ContextLengthExceeded     its prompt is longer than the context
+        WrongKind                 its model does something else
       Overloaded                  the waiting queue is full; try again later
       WorkerFailed                the worker could not do its part
 
@@ -217,26 +310,60 @@ class InvalidRequest(WorkerError):
 class ContextLengthExceeded(InvalidRequest):
     """`ContextLengthExceeded(context_length, num_tokens, param)`: `param` is what was too long.
 
-    With `at_least`, not all of the tokens were counted.
+    With `at_least`, not all of the tokens were counted. `without_tools` is how many there were without tools,
+    where there are any.
     The wording is OpenAI's, because LiteLLM and LangChain recognise it.
     """
 
     def __init__(
-        self, context_length: int, num_tokens: int, param: str = "prompt", at_least: bool = False
+        self,
+        context_length: int,
+        num_tokens: int,
+        param: str = "prompt",
+        at_least: bool = False,
+        without_tools: int | None = None,
     ) -> None:
-        counted = f"at least {num_tokens}" if at_least else num_tokens
+        counted = f"at least {num_tokens} tokens" if at_least else f"{num_tokens} tokens"
+        what = param
+        if without_tools is not None:
+            least = "at least " if at_least else ""
+            in_tools = max(0, num_tokens - without_tools)
+            counted += f" ({without_tools} in the {param}, {least}{in_tools} in the tools)"
+            what = f"{param} or the tools"
         super().__init__(
             f"This model's maximum context length is {context_length} tokens. However, your {param} "
-            f"resulted in {counted} tokens. Please reduce the length of the {param}.",
+            f"resulted in {counted}. Please reduce the length of the {what}.",
             param,
             "context_length_exceeded",
         )
-        self.args = (context_length, num_tokens, param, at_least)
+        self.args = (context_length, num_tokens, param, at_least, without_tools)
         self.context_length, self.num_tokens, self.at_least = context_length, num_tokens, at_least
+        self.without_tools = without_tools
 
     def of(self, param: str) -> ContextLengthExceeded:
         """The same, about the request's field that the prompt was made from."""
-        return ContextLengthExceeded(self.context_length, self.num_tokens, param, self.at_least)
+        return ContextLengthExceeded(
+            self.context_length, self.num_tokens, param, self.at_least, self.without_tools
+        )
+
+    def beside_tools(self, without_tools: int) -> ContextLengthExceeded:
+        """The same, with how many of its tokens the prompt has without tools."""
+        return ContextLengthExceeded(
+            self.context_length, self.num_tokens, self.param or "prompt", self.at_least, without_tools
+        )
+
+
+class WrongKind(InvalidRequest):
+    """`WrongKind(model, kind)`: what was asked of `model`, which is of that kind, is another kind's."""
+
+    def __init__(self, model: str, kind: ModelKind) -> None:
+        does = {
+            "chat": f"The model '{model}' writes text and makes no embeddings. Name an embedding model",
+            "embedding": f"The model '{model}' makes embeddings, with POST /v1/embeddings, and writes no "
+            "text. Name a model that chats",
+        }[kind]
+        super().__init__(f"{does}; GET /v1/models lists what is served.", "model", "unsupported_model")
+        self.args = (model, kind)
 
 
 class Overloaded(WorkerError):
@@ -259,9 +386,11 @@ class Batch:
     """What crosses between containers at a time: events, or the error that ends them.
 
     `attempt` is drawn anew each time the request starts to run. A container that dies makes Modal run the
-    request again elsewhere and splice the second generation onto the first: a change shows it.
+    request again elsewhere and splice the second generation onto the first: a change shows it. `stats` come
+    along with a batch now and then.
     """
 
     attempt: str
     events: Sequence[Event]
     error: WorkerError | None = None
+    stats: WorkerStats | None = None

@@ -1,4 +1,4 @@
-"""The worker: chat requests in, events out. What Modal's LlamaWorker and the in-process backend both call."""
+"""The worker: requests in, events out. What Modal's LlamaWorker and the in-process backend both call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from worker.chat.choice import NoTemplate
 from worker.chat.defaults import NO_TEMPLATE
 from worker.chat.messages import with_system_prompt
 from worker.chat.template import ChatTemplate
+from worker.embedding_service import EmbeddingWorker, load_embedding_model
 from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
 from worker.llama.chat_handler import ChatHandler
@@ -25,19 +26,31 @@ from worker.models.files import (
     check_model_file,
     slow_type_notice,
 )
+from worker.models.header import model_kind
 from worker.protocol import (
     Accepted,
     ChatRequest,
     CompletionRequest,
+    EmbeddingRequest,
     Event,
     InvalidRequest,
     ModelInfo,
     Request,
     WorkerFailed,
+    WorkerStats,
+    WrongKind,
 )
 from worker.settings import WorkerSettings
 
 log = logging.getLogger("worker")
+
+
+def load_worker(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> Worker | EmbeddingWorker:
+    """The worker that the model's kind needs, loaded once. Raises ModelFileError."""
+    path = check_model_file(settings.model_path, advice)
+    if model_kind(path) == "embedding":
+        return EmbeddingWorker(load_embedding_model(path, settings, advice), settings)
+    return Worker(load_llama(settings, advice), settings)
 
 
 def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedLlama:
@@ -60,6 +73,7 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             cache_mb=settings.llm_cache_mb,
             prompt_lookup=settings.llm_prompt_lookup,
             recommended_sampling=settings.llm_recommended_sampling,
+            hang_seconds=settings.llm_hang_seconds,
             chat_template=template,
             n_gpu_layers=settings.n_gpu_layers,
             verbose=False,
@@ -160,7 +174,7 @@ def system_prefix(template: ChatTemplate, system_prompt: str) -> list[int]:
 
 
 class Worker:
-    """One model, loaded once, answering many at a time."""
+    """One model that writes, loaded once, answering many at a time."""
 
     def __init__(self, llama: BatchedLlama, settings: WorkerSettings) -> None:
         self._llama, self._settings = llama, settings
@@ -182,8 +196,31 @@ class Worker:
         if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
+    async def stats(self) -> Sequence[WorkerStats]:
+        return [WorkerStats("local", self.model.id, self._llama.stats())]
+
+    async def running_models(self) -> Sequence[str]:
+        return [self.model.id]
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why a request would not be answered now; nothing where it would."""
+        stats, reasons = self._llama.stats(), []
+        if stats.seconds_in_turn > self._settings.llm_stall_seconds:
+            reasons.append(f"The engine has been in one step for {stats.seconds_in_turn:.0f} seconds.")
+        if stats.num_running + stats.num_waiting >= stats.capacity:
+            reasons.append(f"The queue is full: {stats.num_waiting} requests wait.")
+        if not self.alive and not reasons:
+            reasons.append("The engine has stopped.")
+        return reasons
+
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
-        """`Accepted`, then what accumulates, then `Usage`. Closing the generator frees the slots at once."""
+        """`Accepted`, then what accumulates, then `Usage`. Closing the generator frees the slots at once.
+
+        Only `Accepted` where only tokens are counted.
+        """
+        if isinstance(request, ChatRequest) and request.count_only:
+            yield [await asyncio.to_thread(self._count, request)]
+            return
         answer = await self._submit(request)
         try:
             yield [Accepted(answer.prompt_tokens, answer.ignored)]
@@ -203,6 +240,8 @@ class Worker:
 
     async def _submit(self, request: Request) -> Answer:
         """Render, tokenise and queue, off the event loop: a long prompt takes milliseconds."""
+        if isinstance(request, EmbeddingRequest):
+            raise WrongKind(self.model.id, "chat")
         create: Any = self._create_chat if isinstance(request, ChatRequest) else self._create_completions
         submitting = asyncio.ensure_future(asyncio.to_thread(create, request))
         try:
@@ -211,21 +250,32 @@ class Worker:
             submitting.add_done_callback(_abort_created)
             raise
 
+    def _count(self, request: ChatRequest) -> Accepted:
+        prepared = self._llama.prepare_chat(**self._prompt_options(request))
+        return Accepted(len(prepared.prompt.tokens), prepared.ignored)
+
+    def _prompt_options(self, request: ChatRequest) -> dict[str, Any]:
+        """Of `create_chat_completion`: what its prompt is made of, and its answer held to."""
+        return {
+            "messages": with_system_prompt(request.messages, self._settings.system_prompt),
+            "tools": request.tools,
+            "tool_choice": request.tool_choice,
+            "parallel_tool_calls": request.parallel_tool_calls,
+            "response_format": request.response_format,
+            "reasoning_effort": request.reasoning_effort,
+            "chat_template_kwargs": request.template_kwargs,
+            "continue_final_message": request.continues,
+        }
+
     def _create_chat(self, request: ChatRequest) -> Answer:
         sampling = request.sampling.given()
         num_top = sampling.pop("logprobs")
         stream = self._llama.create_chat_completion(
-            with_system_prompt(request.messages, self._settings.system_prompt),
             stream=True,
             n=request.n,
-            tools=request.tools,
-            tool_choice=request.tool_choice,
-            parallel_tool_calls=request.parallel_tool_calls,
-            response_format=request.response_format,
-            reasoning_effort=request.reasoning_effort,
-            chat_template_kwargs=request.template_kwargs,
             logprobs=num_top is not None,
             top_logprobs=num_top,
+            **self._prompt_options(request),
             **sampling,
         )
         assert isinstance(stream, Answer)
@@ -241,7 +291,7 @@ class Worker:
                 for index in range(request.n):
                     choice_seed = None if seed is None else seed + index  # choices differ, and repeat
                     stream = self._llama.create_completion(
-                        text_or_tokens, stream=True, seed=choice_seed, **sampling
+                        text_or_tokens, stream=True, seed=choice_seed, echo=request.echo, **sampling
                     )
                     assert isinstance(stream, CompletionStream)
                     # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.

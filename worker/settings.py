@@ -24,7 +24,7 @@ class WorkerSettings(BaseSettings):
         default=16384,
         ge=256,
         description="memory of a worker in MiB, which bounds its slots; `serve`, if this is unset, takes the "
-        "model's size and up to a quarter of what is free",
+        "model's size and up to a quarter of what is free; several models share it",
     )
     llm_threads: int = Field(
         default=8, ge=1, description="threads; never more than the cores really there; on Modal as CPU_CORES"
@@ -38,6 +38,12 @@ class WorkerSettings(BaseSettings):
         description="most requests decoded at once, as memory allows; by default 48, on Modal 16",
     )
     llm_max_waiting: int = Field(default=256, ge=0, description="requests that may wait for a slot")
+    llm_stall_seconds: float = Field(
+        default=15.0, gt=0, description="seconds in one step of the engine after which /ready calls it stuck"
+    )
+    llm_hang_seconds: float = Field(
+        default=120.0, gt=0, description="seconds in one step after which its requests fail and /health does"
+    )
     llm_prefix_cache: bool = Field(default=True, description="compute a prefix once, whoever asks for it")
     llm_cache_mb: int | None = Field(
         default=None,

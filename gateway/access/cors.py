@@ -17,6 +17,8 @@ class CrossOrigin(CORSMiddleware):
         if response.status_code < 400:
             return response
         why = bytes(response.body).decode()
-        message = f"{why}. Pages from the origins in CORS_ORIGINS may call this server, by GET and POST."
+        message = (
+            f"{why}. Pages from the origins in CORS_ORIGINS may call this server, by GET, POST and DELETE."
+        )
         headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
         return APIError(400, message, code="cors_refused", headers=headers).response()

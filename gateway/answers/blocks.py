@@ -10,6 +10,7 @@ from typing import Literal
 from gateway.answers.encoder import Encoder
 from gateway.answers.whole import WholeAnswer
 from worker.protocol import (
+    Accepted,
     Event,
     Finished,
     FinishReason,
@@ -50,6 +51,10 @@ class BlockEncoder(Encoder):
         self.usage = Usage(0, 0)
         self._open = False
 
+    def accepted(self, accepted: Accepted) -> bytes:
+        """What is told once the worker has taken the request."""
+        return b""
+
     @abstractmethod
     def begun(self, block: Block) -> bytes: ...
 
@@ -77,6 +82,8 @@ class BlockEncoder(Encoder):
 
     def _frames(self, event: Event) -> Iterator[bytes]:
         match event:
+            case Accepted():
+                yield self.accepted(event)
             case ReasoningDelta(text=text):
                 yield from self._grow("reasoning", text)
             case TextDelta(text=text, logprobs=logprobs) if text or logprobs:

@@ -11,7 +11,8 @@ from worker.protocol import Event
 
 
 class Encoder(ABC):
-    """How an API writes its answer to one request. Made for one answer; it neither waits nor fails."""
+    """How an API writes its answer to one request. Made for one answer; it never fails, and waits only in
+    `finished`."""
 
     @abstractmethod
     def whole(self, answer: WholeAnswer) -> bytes:
@@ -32,6 +33,10 @@ class Encoder(ABC):
     @abstractmethod
     def end(self) -> bytes:
         """The last that is written where it does not."""
+
+    async def finished(self) -> None:
+        """What is done of a complete answer before its last bytes are sent."""
+        return None
 
     @abstractmethod
     def heartbeat(self) -> bytes:

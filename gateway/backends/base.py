@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from worker.protocol import Event, ModelInfo, Request
+from worker.protocol import Event, ModelInfo, Request, WorkerStats
 
 
 class Backend(Protocol):
@@ -20,4 +20,16 @@ class Backend(Protocol):
     def chat(self, request: Request) -> AsyncGenerator[list[Event]]: ...
 
     async def check(self) -> None:
-        """Raise WorkerFailed if requests cannot be answered."""
+        """Raise WorkerFailed if requests cannot be answered any more, until somebody restarts the worker."""
+
+    async def not_ready(self) -> Sequence[str]:
+        """Why a request would not be answered now, a sentence each. Asking starts no worker."""
+        ...
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        """What the workers' engines say of themselves, as far as that is known without asking."""
+        ...
+
+    async def running_models(self) -> Sequence[str]:
+        """The models whose workers run, so that asking one starts none."""
+        ...

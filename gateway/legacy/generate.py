@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -15,7 +16,8 @@ from worker.protocol import ChatRequest, ContextLengthExceeded, SamplingParams
 
 router = APIRouter(tags=["legacy"], route_class=JSONRoute)
 
-# The first deployment called create_chat_completion with the library's own defaults.
+# The first deployment called create_chat_completion with the library's own defaults, and without a limit: but
+# a small model sometimes goes in circles, and nobody can ask this route for less.
 SAMPLING = SamplingParams(temperature=0.2, top_p=0.95, top_k=40, min_p=0.05)
 
 
@@ -32,9 +34,11 @@ class GenerateResponse(TypedDict):
 @router.post("/generate")
 async def generate(body: GenerateRequest, exchange: ExchangeDep) -> GenerateResponse:
     """One message in, one answer out, under the server's own system prompt."""
-    model = (await exchange.gateway.backend.models())[0].id
+    gateway = exchange.gateway
+    model = (await gateway.first_chat_model()).id
     messages = [{"role": "user", "content": body.message}]
-    wanted = ChatRequest(exchange.id, model, messages, SAMPLING, stream=False)
+    sampling = replace(SAMPLING, max_tokens=gateway.settings.generate_max_tokens)
+    wanted = ChatRequest(exchange.id, model, messages, sampling, stream=False)
     try:
         answer = await collect(exchange, Asked(wanted))
     except ContextLengthExceeded as error:

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from gateway.json_body import PlainOr, StrictBody
 from gateway.marks import Hint, hints
-from gateway.sampling import SamplerFields, TokenLimit
+from gateway.sampling import MAX_STOP_STRINGS, SamplerFields, TokenLimit
 
-MAX_STOP_STRINGS = 4
 MAX_CHOICES = 128
 
 JSONObject = dict[str, Any]

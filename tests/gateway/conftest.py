@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.serving import ScriptedBackend, serving
-from worker.protocol import Event, ModelInfo, Request
+from worker.protocol import Event, ModelInfo, Request, WorkerStats
 
 
 @dataclass
@@ -23,6 +23,15 @@ class StandIn:
 
     async def check(self) -> None:
         await self.current.check()
+
+    async def not_ready(self) -> Sequence[str]:
+        return await self.current.not_ready()
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return await self.current.stats()
+
+    async def running_models(self) -> Sequence[str]:
+        return await self.current.running_models()
 
     def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         return self.current.chat(request)

@@ -19,3 +19,22 @@ def test_the_version_is_the_packages() -> None:
 def test_pull_describes_what_it_takes(described: str) -> None:
     help = CliRunner().invoke(app, ["pull", "--help"]).output
     assert re.search(described, help)
+
+
+TWO_MODELS = ["--model", "one/same.gguf", "--model", "other/same.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (TWO_MODELS, {}, "2 models would be called same. Rename"),
+        (TWO_MODELS, {"MODEL_NAME": "x"}, "MODEL_NAME=x names one model, and 2"),
+        ([], {"MODEL": "one/same.gguf:other/same.gguf"}, "2 models would be called same. Rename"),
+    ],
+)
+def test_models_that_would_share_a_name_stop_the_start(
+    arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    done = CliRunner().invoke(app, ["serve", *arguments], env=environment)
+    assert done.exit_code == 2
+    assert says in done.stderr

@@ -27,7 +27,7 @@ GPT = json.dumps({**HELLO, "model": "gpt"}).encode()
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "one of 'system',"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "Missing"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", ""),
-        ({"stop": ["a"] * 5}, "stop", "at most 4"),
+        ({"stop": ["a"] * 17}, "stop", "at most 16"),
         ({"logit_bias": {"word": 1}}, "logit_bias", "token ids"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"max_tokens": 0}, "max_tokens", "1 or more, or -1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -66,3 +67,12 @@ def test_escaped_pairs_a_byte_order_mark_and_a_hundred_levels_are_fine(
     client.post(CHAT, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
     assert backend.requests[0].messages == saying("🗼 \\ud800")
     assert backend.requests[0].template_kwargs == {"x": deep}
+
+
+def test_a_compressed_body_is_refused_by_its_encoding(client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refusal = client.post(CHAT, content=gzip.compress(json.dumps(HELLO).encode()), headers=headers)
+    assert refusal.status_code == 415
+    assert "'Content-Encoding: gzip'" in strict.error(refusal)["message"]
+    identity = {**headers, "Content-Encoding": "identity"}
+    assert client.post(CHAT, content=json.dumps(HELLO).encode(), headers=identity).is_success

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ from tests.worker.llama.tiny_models import write_tiny_model
 from worker.llama.cpu_variants import finds_gpu
 from worker.models.default import default_model
 from worker.models.files import ModelFileError
-from worker.service import load_llama, notices
+from worker.service import Worker, load_llama, notices
 from worker.settings import WorkerSettings
 
 
@@ -84,3 +86,26 @@ def test_what_nobody_asked_for_is_not_told() -> None:
     """The default context is only an upper bound, and so is the default number of slots."""
     llama: Any = SimpleNamespace(num_slots=3, context_length=2048, metadata={}, chat_handler=None)
     assert list(notices(WorkerSettings(), llama, on_gpu=False)) == []
+
+
+def test_a_worker_says_why_it_would_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_settings(tmp_path, None, llm_max_waiting=0, llm_prefix_cache=False)
+    worker = Worker(load_llama(settings), settings)
+
+    def reasons() -> list[str]:
+        return list(asyncio.run(worker.not_ready()))
+
+    try:
+        assert reasons() == []
+        stats = worker._llama.stats()
+        for wrong, told in [
+            ({"seconds_in_turn": 100.0}, "has been in one step for 100 seconds"),
+            ({"num_running": 1}, "The queue is full"),
+        ]:
+            shown = replace(stats, **wrong)  # type: ignore[arg-type]
+            monkeypatch.setattr(worker._llama, "stats", lambda shown=shown: shown)
+            (reason,) = reasons()
+            assert told in reason
+    finally:
+        worker.close()
+    assert reasons() == ["The engine has stopped."]

@@ -87,6 +87,10 @@ class State(Enum):
     FINISHED = auto()
 
 
+# Prompt tokens in a step that want logits, each of which takes memory for the whole vocabulary.
+MAX_SCORED = 64
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """`tokens` are the prompt and what was sampled; the first `num_computed` of them are in the KV cache.
@@ -110,8 +114,14 @@ class Sequence:
     lookup: PromptLookup = field(default_factory=PromptLookup)
     donor: Sequence | None = None  # another sequence that is computing the prefix this one needs
     client: str = ""  # slots are shared fairly between clients; by default all are one
+    scores_prompt: bool = False  # the log probabilities of its prompt's tokens are wanted
+    was_scored: bool = False
+    prompt_scores: list[TokenLogprob] = field(default_factory=list)  # of what is computed, until all is
     snapshots: list[int] = field(default_factory=list)  # lengths of the prompt at which to save the state
     arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0  # when it first had a slot, its first token, its last; 0 until then
+    first_token: float = 0.0
+    ended: float = 0.0
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.tokens)
@@ -127,8 +137,14 @@ class Sequence:
     @property
     def num_due(self) -> int:
         """Uncomputed tokens up to the next place to stop at."""
-        return (self.snapshots[0] if self.snapshots else len(self.tokens)) - self.num_computed
+        due = (self.snapshots[0] if self.snapshots else len(self.tokens)) - self.num_computed
+        return min(due, MAX_SCORED) if self.is_scored else due
 
     @property
     def is_prefill(self) -> bool:
         return self.num_computed < self.num_prompt
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether all that is computed now wants logits, so that nothing of it may come from a cache."""
+        return self.scores_prompt and not self.was_scored

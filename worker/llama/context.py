@@ -1,4 +1,4 @@
-"""The only module that calls llama.cpp's context: batches in, logits out, cells moved between slots.
+"""llama.cpp's context as the engine uses it: batches in, logits out, cells moved between slots.
 
 A slot is one of llama.cpp's sequence ids. Everything here belongs to the engine's one thread.
 """
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from worker.engine.runner import Chunk, DecodeError, Logits, State
 from worker.llama.library import llama_cpp
 from worker.llama.slot_memory import SlotMemory
+from worker.llama.token_batch import TokenBatch
 
 # ctypes' CDLL lets go of the GIL around every call, and getting it back can take a whole switch interval
 # (5 ms) when another thread is busy. Calls that return in microseconds go through PyDLL, which keeps it.
@@ -105,31 +105,8 @@ class LlamaRunner:
         self._memory = llama_cpp.llama_get_memory(self._ctx)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(model.vocab)
         self._lengths = [0] * num_slots
-        self._allocate_batch()
-
-    def _allocate_batch(self) -> None:
-        size = self.max_batch + self.num_slots  # room for the throw-away tokens
-        self._token = np.zeros(size, np.int32)
-        self._position = np.zeros(size, np.int32)
-        self._num_ids = np.ones(size, np.int32)
-        self._wants_logits = np.zeros(size, np.int8)
-        self._ids = np.arange(self.num_slots, dtype=np.int32)
-        self._id_addresses = self._ids.ctypes.data + 4 * np.arange(self.num_slots, dtype=np.uint64)
-        self._id_pointers = np.zeros(size, np.uint64)
-
-        def pointer(array: npt.NDArray[Any], kind: Any) -> Any:
-            return ctypes.cast(array.ctypes.data, kind)
-
-        int_pointer = ctypes.POINTER(ctypes.c_int32)
-        self._batch = llama_cpp.llama_batch(
-            n_tokens=0,
-            token=pointer(self._token, int_pointer),
-            embd=None,
-            pos=pointer(self._position, int_pointer),
-            n_seq_id=pointer(self._num_ids, int_pointer),
-            seq_id=pointer(self._id_pointers, ctypes.POINTER(int_pointer)),
-            logits=pointer(self._wants_logits, ctypes.POINTER(ctypes.c_int8)),
-        )
+        # Room for the throw-away tokens.
+        self._batch = TokenBatch(self.max_batch + num_slots, num_slots)
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
         """One llama_decode; rows come back by slot, so the caller passes chunks in slot order."""
@@ -140,9 +117,8 @@ class LlamaRunner:
             if dummies:
                 # The token itself does not matter, its cell is removed below.
                 ordered = sorted([*ordered, *(Chunk(s, self._lengths[s], (0,)) for s in dummies)], key=_slot)
-        num_tokens, num_rows = self._fill_batch(ordered)
-        self._batch.n_tokens = num_tokens
-        status = llama_cpp.llama_decode(self._ctx, self._batch)
+        num_rows = self._fill_batch(ordered)
+        status = llama_cpp.llama_decode(self._ctx, self._batch.batch)
         for slot in dummies:
             _seq_rm(self._memory, slot, self._lengths[slot], -1)
         self.num_dummy_tokens += len(dummies)
@@ -161,7 +137,7 @@ class LlamaRunner:
             return []
         return [s for s in range(first, last) if s not in busy and self._lengths[s] < self.context_length]
 
-    def _fill_batch(self, ordered: Sequence[Chunk]) -> tuple[int, int]:
+    def _fill_batch(self, ordered: Sequence[Chunk]) -> int:
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -172,12 +148,8 @@ class LlamaRunner:
             positions += range(chunk.position, chunk.position + length)
             slots += [chunk.slot] * length
             logits += [0] * (length - chunk.num_logits) + [1] * chunk.num_logits
-        size = len(tokens)
-        self._token[:size] = tokens
-        self._position[:size] = positions
-        self._id_pointers[:size] = self._id_addresses[slots]
-        self._wants_logits[:size] = logits
-        return size, sum(logits)
+        self._batch.fill(tokens, positions, slots, logits)
+        return sum(logits)
 
     def _read_logits(self, num_rows: int) -> Logits:
         if num_rows == 0:
@@ -247,40 +219,6 @@ class LlamaRunner:
 
 def _address(data: memoryview) -> int:
     return int(np.frombuffer(data, np.uint8).ctypes.data)
-
-
-MIB = 1024 * 1024
-# More do not raise the throughput, and on two cores a stream of 48 is already no faster than one reads.
-MAX_SLOTS = 48
-# For the compute buffers, Python and whatever else lives in the worker's process.
-RESERVED_MB = 512
-
-
-# What may be used beside the model goes to slots, but for this share: a conversation without a slot takes as
-# much memory as it is long, a slot always its whole context.
-CACHE_SHARE = 0.25
-CACHE_MB = 512  # where nobody said how much memory there is
-
-
-def divide_memory(
-    model: Any,
-    slot_bytes: int,
-    memory_mb: int | None,
-    num_slots: int | None = None,
-    cache_mb: int | None = None,
-) -> tuple[int, int]:
-    """How many sequences run at a time, and how many MiB keep conversations that have lost their slots.
-
-    `num_slots` and `cache_mb` are what is wanted; slots that were asked for go before a cache that was not.
-    """
-    if memory_mb is None:
-        return num_slots or 8, CACHE_MB if cache_mb is None else cache_mb
-    room = max(0, (memory_mb - RESERVED_MB) * MIB - model.size())
-    cache = room * CACHE_SHARE if cache_mb is None else cache_mb * MIB
-    if cache_mb is None and num_slots is not None:
-        cache = min(cache, max(0, room - num_slots * slot_bytes))
-    fitting = int((room - cache) // slot_bytes)
-    return max(1, min(num_slots or MAX_SLOTS, fitting)), int(cache / MIB)
 
 
 def _slot(chunk: Chunk) -> int:

@@ -7,15 +7,20 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from worker.protocol import ModelInfo
+from worker.protocol import ModelInfo, ModelKind
 
 
 class ModelMeta(TypedDict):
     n_ctx: int
 
 
+# What llama-server calls it, whose clients show the models that can do what they are for.
+CAPABILITIES: dict[ModelKind, list[str]] = {"chat": ["completion"], "embedding": ["embedding"]}
+
+
 class ModelBody(TypedDict):
-    """OpenAI's four fields, and the context's length in tokens as vLLM and llama-server tell it."""
+    """OpenAI's four fields, and the context's length in tokens and what can be asked for, as vLLM and
+    llama-server tell it."""
 
     id: str
     object: Literal["model"]
@@ -23,6 +28,7 @@ class ModelBody(TypedDict):
     owned_by: str
     max_model_len: int
     meta: ModelMeta
+    capabilities: list[str]
 
 
 class ModelList(TypedDict):
@@ -38,6 +44,7 @@ def model_body(model: ModelInfo) -> ModelBody:
         "owned_by": "llama-gateway",
         "max_model_len": model.context_length,
         "meta": {"n_ctx": model.context_length},
+        "capabilities": CAPABILITIES[model.kind],
     }
 
 

@@ -19,4 +19,4 @@ async def list_models(gateway: GatewayDep) -> ModelList:
 @router.get("/{model_id:path}")
 async def retrieve_model(model_id: str, gateway: GatewayDep) -> ModelBody:
     """One model."""
-    return model_body(await gateway.model(model_id))
+    return model_body(await gateway.served(model_id))

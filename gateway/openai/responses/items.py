@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import Discriminator, Tag
 
 from gateway.conversation import Message, OpenCalls, answered, call, result, said
 from gateway.errors import unsupported
 from gateway.json_body import PlainOr, StrictBody
-from gateway.openai.parts import MaybeEmpty, TextPart, text_of
+from gateway.openai.parts import MaybeEmpty, Part, TextPart, text_of
 
 KNOWN = "message, function_call, function_call_output, reasoning and item_reference"
 
@@ -123,6 +124,39 @@ def _message(item: Item, where: str, calls: OpenCalls) -> Message:
             return result(call_id, text_of(item.output, f"{where}.output"))
         case _:
             raise unsupported(where, f"this server knows no items of type '{item.type}', but {KNOWN}.")
+
+
+def kept_items(items: Sequence[Item], response_id: str) -> list[dict[str, Any]]:
+    """As OpenAI lists them: with ids, in which that of the response stands, and texts as parts."""
+    return [_kept(item, f"{response_id.removeprefix('resp_')}i{i:04d}") for i, item in enumerate(items)]
+
+
+def _kept(item: Item, number: str) -> dict[str, Any]:
+    done = {"status": "completed"}
+    match item:
+        case MessageItem(role=role):
+            content = [_kept_part(text, role) for text in _texts(item.content)]
+            return {"type": "message", "id": f"msg_{number}", "role": role, "content": content, **done}
+        case FunctionCallItem(arguments=arguments):
+            text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+            return {**item.known_fields(), "id": f"fc_{number}", "arguments": text, **done}
+        case FunctionCallOutputItem():
+            output = "\n".join(_texts(item.output))
+            return {**item.known_fields(), "id": f"fco_{number}", "output": output, **done}
+        case _:
+            return {"summary": [], **item.known_fields(), "id": f"rs_{number}", **done}
+
+
+def _texts(content: str | Sequence[Part]) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    return [text_of([part], "") for part in content]
+
+
+def _kept_part(text: str, role: str) -> dict[str, Any]:
+    if role == "assistant":
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "input_text", "text": text}
 
 
 def _belong_together(earlier: Message, later: Message) -> bool:

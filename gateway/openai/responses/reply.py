@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, NotRequired
 
 import orjson
@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from gateway.answers.blocks import Block, BlockEncoder, server_sent
 from gateway.answers.whole import WholeAnswer
-from gateway.errors import APIError, ErrorDetail
+from gateway.errors import APIError, ErrorDetail, invalid
 from gateway.json_body import StrictBody
 from gateway.openai.logprobs import TokenLogprobs, token_logprobs
 from gateway.openai.responses.request import ResponseRequest
@@ -20,6 +20,7 @@ from worker.protocol import TokenLogprob, Usage
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
+RESPONSE_ID_LENGTH = 24  # behind `resp_`
 PREFIXES = {"reasoning": "rs", "text": "msg", "call": "fc"}
 
 
@@ -151,13 +152,49 @@ class ResponseEvent(TypedDict):
     error: NotRequired[ErrorDetail]
 
 
-def new_response(body: ResponseRequest) -> ResponseObject:
+class DeletedResponse(TypedDict):
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+class ItemList(TypedDict):
+    """A page of the items that a response was made from: messages, calls, their results, and thinking."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def item_list(
+    items: Sequence[dict[str, Any]], limit: int, order: Literal["asc", "desc"], after: str | None
+) -> ItemList:
+    """The page of `items`, which come the earliest first, that begins behind the item `after`."""
+    ordered = list(items if order == "asc" else reversed(items))
+    if after is not None:
+        place = next((i for i, item in enumerate(ordered) if item["id"] == after), None)
+        if place is None:
+            raise invalid(f"There is no item '{after}' in the input of this response.", "after")
+        ordered = ordered[place + 1 :]
+    page = ordered[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(ordered) > limit,
+    }
+
+
+def new_response(body: ResponseRequest, *, store: bool) -> ResponseObject:
     """What is known of a response before the model has written anything."""
     reasoning = body.reasoning
     text = body.text.known_fields() if body.text else {}
     choice = body.tool_choice
     return {
-        "id": f"resp_{secrets.token_hex(12)}",
+        "id": f"resp_{secrets.token_hex(RESPONSE_ID_LENGTH // 2)}",
         "object": "response",
         "created_at": int(time.time()),
         "completed_at": None,
@@ -178,7 +215,7 @@ def new_response(body: ResponseRequest) -> ResponseObject:
             "summary": (reasoning.summary or reasoning.generate_summary) if reasoning else None,
         },
         "service_tier": "default",
-        "store": False,
+        "store": store,
         "temperature": body.temperature,
         "text": {"format": {"type": "text"}, **text},
         "tool_choice": choice.known_fields() if isinstance(choice, StrictBody) else choice or "auto",
@@ -205,11 +242,20 @@ def response_usage(usage: Usage) -> ResponseUsage:
 
 
 class ResponseEncoder(BlockEncoder):
-    """Every block is an item, and every event has its number. `summarized`: thinking is told as a summary."""
+    """Every block is an item, and every event has its number. `summarized`: thinking is told as a summary.
 
-    def __init__(self, response: ResponseObject, *, summarized: bool) -> None:
+    `keep` is called with the finished response.
+    """
+
+    def __init__(
+        self,
+        response: ResponseObject,
+        *,
+        summarized: bool,
+        keep: Callable[[ResponseObject], Awaitable[None]] | None,
+    ) -> None:
         super().__init__()
-        self.response, self._summarized = response, summarized
+        self.response, self._summarized, self._keep = response, summarized, keep
         self._num_events = 0
 
     def whole(self, answer: WholeAnswer) -> bytes:
@@ -248,6 +294,10 @@ class ResponseEncoder(BlockEncoder):
     def end(self) -> bytes:
         self._finish()
         return self._lifecycle(self.response["status"])
+
+    async def finished(self) -> None:
+        if self._keep is not None:
+            await self._keep(self.response)
 
     def error(self, error: APIError) -> bytes:
         """As a failed response, and as the event at which OpenAI's clients raise."""

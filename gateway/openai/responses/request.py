@@ -180,16 +180,17 @@ class ResponseRequest(AnswerFields, HostedFields, GuidedFields, OtherAPIFields):
         return (self.top_logprobs or 0) if wanted else None
 
 
-def chat_request(body: ResponseRequest, request_id: str, earlier: Sequence[Item] = ()) -> ChatRequest:
+def chat_request(
+    body: ResponseRequest, request_id: str, own: Sequence[Item], earlier: Sequence[Item]
+) -> ChatRequest:
     """Of `earlier` items and the request's own. Raises APIError for what cannot be honoured."""
     refuse_unsupported(body)
     use = tool_use(body)
-    items = [*earlier, *input_items(body)]
     instructions = [said("system", body.instructions)] if body.instructions else []
     return ChatRequest(
         request_id=request_id,
         model=body.model,
-        messages=[*instructions, *template_messages(items, num_earlier=len(earlier))],
+        messages=[*instructions, *template_messages([*earlier, *own], num_earlier=len(earlier))],
         sampling=sampling_params(
             body, stop=body.stop, max_tokens=body.max_output_tokens, logprobs=body.num_logprobs
         ),
@@ -255,8 +256,10 @@ def _text_format(body: ResponseRequest) -> Mapping[str, Any] | None:
     return only_format(body, "text.format", form)
 
 
-def ignored_parameters(body: ResponseRequest, request: ChatRequest) -> Iterable[str]:
+def ignored_parameters(body: ResponseRequest, request: ChatRequest, *, stored: bool) -> Iterable[str]:
     yield from ignored(body)
+    if body.store and not stored:
+        yield "store"
     if body.parallel_tool_calls is not None and not request.tools:
         yield "parallel_tool_calls"
     for name, options in (("text", body.text), ("reasoning", body.reasoning)):

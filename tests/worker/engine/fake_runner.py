@@ -221,6 +221,7 @@ def make_engine(
     max_waiting: int = 100,
     prefix_cache: bool = True,
     cache_bytes: int = 0,
+    **options: Any,
 ) -> Engine:
     """An engine without its thread: the test drains and steps."""
     runner = runner or FakeModelRunner()
@@ -232,6 +233,7 @@ def make_engine(
         cache_bytes=cache_bytes,
         drafts=not runner.recurrent,
         clock=lambda: runner.time,
+        **options,
     )
 
 

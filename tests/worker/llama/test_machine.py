@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import cli
+from gateway.backends.local import within_memory
 from tests.worker.models.fake_hub import TINY_GGUF
 from worker.llama.machine import available_cores, available_memory_mb
 from worker.settings import WorkerSettings
@@ -99,5 +99,4 @@ def test_serve_leaves_room_for_the_users_own_work(
     model = tmp_path / "model.gguf"
     model.write_bytes(TINY_GGUF.ljust(5 * MIB, b"\0"))
     monkeypatch.setenv("MEM_MB", mem_mb)
-    monkeypatch.setattr(cli, "available_memory_mb", lambda: 8000)
-    assert cli.within_memory(WorkerSettings(model_path=model)).mem_mb == expected
+    assert within_memory(WorkerSettings(model_path=model), 8000).mem_mb == expected

@@ -19,14 +19,14 @@ def write_tiny_model(kind: str, folder: Path, seed: int = 0, template: str | Non
     `lfm2` is both recurrent and attentive. `template` is its chat template."""
     path = folder / f"tiny-{kind}.gguf"
     writer = gguf.GGUFWriter(path, kind)
-    _add_vocabulary(writer)
+    add_vocabulary(writer)
     if template is not None:
         writer.add_chat_template(template)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(EMBEDDING)
     writer.add_feed_forward_length(0 if kind == "mamba" else FEED_FORWARD)
     writer.add_layer_norm_rms_eps(1e-5)
-    tensors = _Tensors(writer, np.random.default_rng(seed))
+    tensors = Tensors(writer, np.random.default_rng(seed))
     tensors.matrix("token_embd", EMBEDDING, len(VOCABULARY))
     tensors.ones("token_embd_norm" if kind == "lfm2" else "output_norm", EMBEDDING)
     {"llama": _llama, "gemma3": _gemma3, "mamba": _mamba, "lfm2": _lfm2}[kind](writer, tensors)
@@ -37,7 +37,7 @@ def write_tiny_model(kind: str, folder: Path, seed: int = 0, template: str | Non
     return path
 
 
-class _Tensors:
+class Tensors:
     def __init__(self, writer: gguf.GGUFWriter, rng: np.random.Generator) -> None:
         self._writer, self._rng = writer, rng
 
@@ -47,6 +47,10 @@ class _Tensors:
 
     def ones(self, name: str, size: int, suffix: str = ".weight") -> None:
         self._writer.add_tensor(name + suffix, np.ones(size, np.float32))
+
+    def norm(self, name: str) -> None:
+        self.ones(name, EMBEDDING)
+        self.ones(name, EMBEDDING, ".bias")
 
     def attention(self, layer: str, num_kv_heads: int, normed: bool) -> None:
         self.matrix(f"{layer}.attn_q", EMBEDDING, NUM_HEADS * HEAD)
@@ -64,7 +68,7 @@ class _Tensors:
         self.matrix(f"{layer}.ffn_down", FEED_FORWARD, EMBEDDING)
 
 
-def _llama(writer: gguf.GGUFWriter, tensors: _Tensors) -> None:
+def _llama(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
     _add_heads(writer, 1)
     writer.add_block_count(2)
     writer.add_rope_dimension_count(HEAD)
@@ -74,7 +78,7 @@ def _llama(writer: gguf.GGUFWriter, tensors: _Tensors) -> None:
         tensors.feed_forward(layer)
 
 
-def _gemma3(writer: gguf.GGUFWriter, tensors: _Tensors) -> None:
+def _gemma3(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
     _add_heads(writer, 1)
     writer.add_block_count(6)  # of six layers one sees everything
     writer.add_sliding_window(WINDOW)
@@ -86,7 +90,7 @@ def _gemma3(writer: gguf.GGUFWriter, tensors: _Tensors) -> None:
         tensors.ones(f"{layer}.post_ffw_norm", EMBEDDING)
 
 
-def _mamba(writer: gguf.GGUFWriter, tensors: _Tensors) -> None:
+def _mamba(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
     inner, state, rank, kernel = 2 * EMBEDDING, 16, 4, 4
     writer.add_block_count(2)
     writer.add_head_count(0)
@@ -107,7 +111,7 @@ def _mamba(writer: gguf.GGUFWriter, tensors: _Tensors) -> None:
         tensors.matrix(f"{layer}.ssm_out", inner, EMBEDDING)
 
 
-def _lfm2(writer: gguf.GGUFWriter, tensors: _Tensors) -> None:
+def _lfm2(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
     kernel = 3
     _add_heads(writer, [0, 1])
     writer.add_block_count(2)
@@ -129,7 +133,7 @@ def _add_heads(writer: gguf.GGUFWriter, num_kv_heads: int | list[int]) -> None:
     writer.add_value_length(HEAD)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter) -> None:
     types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(VOCABULARY)

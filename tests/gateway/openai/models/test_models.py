@@ -7,7 +7,7 @@ import httpx
 
 def test_models_are_listed_and_found(client: httpx.Client) -> None:
     listing = client.get("/v1/models").json()
-    context = {"max_model_len": 512, "meta": {"n_ctx": 512}}
+    context = {"max_model_len": 512, "meta": {"n_ctx": 512}, "capabilities": ["completion"]}
     model = {
         "id": "test-model",
         "object": "model",

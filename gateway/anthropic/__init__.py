@@ -1,0 +1,1 @@
+"""Anthropic's APIs, one folder each; beside them what they share."""

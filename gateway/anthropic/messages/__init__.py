@@ -1,0 +1,1 @@
+"""Messages, and the counting of their tokens."""
