@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
+from worker.engine.prefix_folder import PrefixFolder
 from worker.engine.prefix_index import Tier, common_prefix
 from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
 from worker.engine.sampling import Sampled, sample
@@ -37,18 +38,19 @@ class Engine:
         max_waiting: int,
         prefix_cache: bool = True,
         cache_bytes: int = 0,
+        prefix_folder: PrefixFolder | None = None,
         drafts: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
-        self.kv_cache = KVCache(runner, prefix_cache, cache_bytes, clock)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.kv_cache = KVCache(runner, prefix_cache, cache_bytes, clock, prefix_folder, self._wake_thread)
         self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
         self.failure: BaseException | None = None
         self._clock = clock
         self._capacity = runner.num_slots + max_waiting
         self._turn_began: float | None = None  # None while there is nothing to do
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished: set[Sequence] = set()  # guarded by the lock: submitted and not yet finished
         self._closed = False
@@ -142,10 +144,11 @@ class Engine:
             already, self._closed = self._closed, True
         if already:
             return
-        self._inbox.put(lambda: None)
+        self._wake_thread()
         if self._thread is not None:
             self._thread.join()
         self._fail_all(WorkerFailed("The worker is shutting down."))
+        self.kv_cache.close()
         self.runner.close()
 
     def check_alive(self) -> None:
@@ -154,6 +157,9 @@ class Engine:
             raise WorkerFailed("The model's engine has failed and must be restarted.")
         if self._closed:
             raise WorkerFailed("The worker is shutting down.")
+
+    def _wake_thread(self) -> None:
+        self._inbox.put(lambda: None)
 
     def _retry_after(self) -> float:
         rounds = 1 + max(0, len(self._unfinished) - self.runner.num_slots) / self.runner.num_slots
@@ -195,13 +201,14 @@ class Engine:
         except queue.Empty:
             pass
 
-    def step(self) -> None:
-        """Compute one batch, and hand on what came of it."""
+    def step(self) -> bool:
+        """Compute one batch, and hand on what came of it; False where there is nothing to compute yet."""
         scheduled = self.scheduler.schedule()
         if scheduled:
             self._num_steps += 1
             self._execute(scheduled)
         self._deliver()
+        return bool(scheduled)
 
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()

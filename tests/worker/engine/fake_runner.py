@@ -10,6 +10,7 @@ import numpy as np
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine
+from worker.engine.prefix_folder import PrefixFolder
 from worker.engine.runner import Chunk, DecodeError, Logits, State
 from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Output
@@ -128,9 +129,10 @@ class FakeModelRunner:
         return State(memoryview(array("i", cells)), len(cells), self._shortest_saved(slot))
 
     def load(self, state: State, slot: int, length: int) -> None:
+        assert state.data.format == "i" or len(state.data) == 4 * state.length, "not a state of this runner"
         assert length == state.length or state.shortest <= length <= state.length
         self._pay_for(state.length)
-        self.cells[slot] = state.data.tolist()[:length]
+        self.cells[slot] = state.data.cast("B").cast("i").tolist()[:length]
         self.first[slot] = self._oldest_attended(state.length - 1) if state.shortest else 0
 
     def length(self, slot: int) -> int:
@@ -221,6 +223,7 @@ def make_engine(
     max_waiting: int = 100,
     prefix_cache: bool = True,
     cache_bytes: int = 0,
+    prefix_folder: PrefixFolder | None = None,
 ) -> Engine:
     """An engine without its thread: the test drains and steps."""
     runner = runner or FakeModelRunner()
@@ -230,6 +233,7 @@ def make_engine(
         max_waiting=max_waiting,
         prefix_cache=prefix_cache,
         cache_bytes=cache_bytes,
+        prefix_folder=prefix_folder,
         drafts=not runner.recurrent,
         clock=lambda: runner.time,
     )
