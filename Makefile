@@ -1,6 +1,7 @@
 # make serve    serve the default model on 127.0.0.1:8000 (HOST, PORT and MODEL override)
 # make test     the whole suite, on the real model, and what of the code it ran
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
+# make faults   thousands of connections, full disks, killed processes: what docs/reliability.md promises
 # make check    formatting, lint, strict types
 # make docs     docs/settings.md, from the settings classes
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test test-clients bench check docs format constraints clean
+.PHONY: serve test test-clients faults bench check docs format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -36,6 +37,9 @@ test: $(INSTALLED)
 
 test-clients: $(INSTALLED)
 	$(BIN)/python -m pytest -m clients compat_tests
+
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults compat_tests/test_faults.py
 
 # LOCUST= instead of the default opens Locust's page at http://localhost:8089.
 USERS ?= 100
@@ -72,8 +76,8 @@ format: $(INSTALLED)
 
 # Pins every package, for every supported Python, with hashes. Needs uv.
 constraints:
-	uv pip compile pyproject.toml --extra modal --extra dev --universal --generate-hashes --python-version 3.11 \
-		--no-header --no-annotate --output-file constraints.txt
+	uv pip compile pyproject.toml --extra modal --extra tracing --extra dev --universal --generate-hashes \
+		--python-version 3.11 --no-header --no-annotate --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV) .cache .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -10,9 +10,9 @@ import logging
 import os
 import secrets
 import sys
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import modal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -20,28 +20,18 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import GatewaySettings, explain
+from worker import smoke
+from worker.catalog import Catalog, Overrides, Served, Shelf, read_table
 from worker.models.files import ModelFileError, models_in
 from worker.models.hub import pull
-from worker.protocol import (
-    RECOMMENDABLE,
-    Batch,
-    ChatRequest,
-    ModelInfo,
-    ReasoningDelta,
-    Request,
-    SamplingParams,
-    TextDelta,
-    Usage,
-    WorkerError,
-)
+from worker.protocol import Batch, ChatRequest, Request, SamplingParams, WorkerError
 from worker.settings import WorkerSettings
 
 # No `from __future__ import annotations` here: modal.parameter reads the annotations.
 
 MINUTES = 60
 LONGEST_TIMEOUT = 24 * 60 * MINUTES  # that Modal allows
-# Unless LLM_SLOTS is set. Modal has to be told before any worker has read the model.
-SLOTS = 16
+SLOTS = 16  # of a worker, unless LLM_SLOTS is set or memory holds fewer
 MODELS = Path("/models")  # where the Volume is mounted
 PREFIXES = MODELS / "prefixes"  # unless LLM_CACHE_DIR is set
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
@@ -74,6 +64,9 @@ class Deployment(BaseSettings):
         max_length=64,
         description="the Secret whose API_KEYS clients must send",
     )
+    models_file: Path = Field(
+        default=Path("models.toml"), description="a TOML file with what single models have for themselves"
+    )
     min_containers: int = Field(
         default=0, ge=0, description="workers kept warm for each model that has been asked for"
     )
@@ -88,6 +81,9 @@ class Deployment(BaseSettings):
     )
     region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
+    gateway_min_containers: int = Field(
+        default=0, ge=0, description="gateways kept awake; otherwise the first request after a minute waits"
+    )
     gpu: str | None = Field(default=None, description="a GPU for the worker, such as T4; all layers go there")
     request_timeout: int = Field(
         default=10 * MINUTES,
@@ -104,11 +100,31 @@ class Deployment(BaseSettings):
             raise PydanticCustomError("below_minimum", f"it is less than MIN_CONTAINERS={minimum}")
         return value
 
+    @field_validator("gpu")
+    @classmethod
+    def can_be_moved(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("nonpreemptible"):
+            raise PydanticCustomError(
+                "preemptible", "Modal moves every worker with a GPU: unset NONPREEMPTIBLE"
+            )
+        return value
+
+    @property
+    def price_factor(self) -> float:
+        """What Modal multiplies its prices by: a broad region 1.5, a narrow one 1.75; not to be moved 3."""
+        region = 1.0 if self.region is None else 1.75 if "-" in self.region else 1.5
+        return region * (3 if self.nonpreemptible else 1)
+
 
 try:
     deployment, worker_settings, gateway_settings = Deployment(), WorkerSettings(), GatewaySettings()
+    # In a container the table lies where this file does.
+    models_file = deployment.models_file if modal.is_local() else Path(__file__).with_name("models.toml")
+    table = read_table(models_file, gpu=deployment.gpu)
 except ValidationError as error:
     sys.exit(explain(error))
+except ModelFileError as error:
+    sys.exit(str(error))
 worker_settings = worker_settings.model_copy(
     update={
         "llm_slots": worker_settings.llm_slots or SLOTS,
@@ -122,6 +138,10 @@ worker_settings = worker_settings.model_copy(
     }
 )
 
+catalog = Catalog(
+    MODELS, worker_settings, table, deployment.max_containers, on_gpu=deployment.gpu is not None
+)
+
 app = modal.App(deployment.app_name)
 volume = modal.Volume.from_name(deployment.volume_name, create_if_missing=True, version=2)
 aborts = modal.Queue.from_name(deployment.app_name + ABORTS_SUFFIX, create_if_missing=True)
@@ -129,7 +149,7 @@ aborts = modal.Queue.from_name(deployment.app_name + ABORTS_SUFFIX, create_if_mi
 
 def environment(settings: BaseSettings) -> dict[str, str | None]:
     """The settings as they stand at deploy time, for the containers to read again."""
-    values = settings.model_dump(mode="json", exclude={"api_keys"}, exclude_none=True)
+    values = settings.model_dump(mode="json", exclude={"api_keys", "models_file"}, exclude_none=True)
     return {name.upper(): str(value) for name, value in values.items()}
 
 
@@ -147,11 +167,12 @@ def compiled(base: modal.Image, cmake_args: str) -> modal.Image:
 
 def pinned(base: modal.Image, *packages: str) -> modal.Image:
     """`base` with `packages` at the versions of constraints.txt, and this project's two packages."""
-    return (
+    image = (
         base.add_local_file(CONSTRAINTS, "/constraints.txt", copy=True)
         .uv_pip_install(*packages, extra_options="--constraint /constraints.txt")
         .add_local_python_source("gateway", "worker")
     )
+    return image.add_local_file(models_file, "/root/models.toml") if models_file.is_file() else image
 
 
 hub_environment = environment(deployment) | {
@@ -161,7 +182,10 @@ hub_environment = environment(deployment) | {
 hub_environment["TQDM_POSITION"] = "-1"
 
 debian = modal.Image.debian_slim(python_version="3.12")
-gateway_image = pinned(debian, "fastapi", "orjson", "pydantic-settings", "sse-starlette", "structlog")
+gateway_image = pinned(
+    *(debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "sse-starlette", "structlog"),
+    *(["opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"] if gateway_settings.tracing else []),
+)
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
 if deployment.gpu is None:
     # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.
@@ -204,17 +228,17 @@ class LlamaWorker:
     @modal.enter()
     def load(self) -> None:
         from worker.modal_side import RemoteWorker
-        from worker.service import Worker, load_llama
+        from worker.service import load_worker
 
         logging.basicConfig(level=logging.INFO)
-        settings = for_model(WorkerSettings(), self.model)
-        llama = load_llama(settings, way_to_the_volume(settings.model_path))
-        self.worker = Worker(llama, settings)
+        settings = catalog.settings_of(self.model)
+        self.worker = load_worker(settings, way_to_the_volume(settings.model_path))
         self.remote = RemoteWorker(
             self.worker,
             aborted=lambda id: aborts.get.aio(partition=id),
             retire=modal.experimental.stop_fetching_inputs.aio,
             seconds=deployment.request_timeout,
+            id=os.environ.get("MODAL_TASK_ID", "modal"),  # as `modal container list` shows it
         )
         # Where memory holds fewer slots than were asked for, the rest is left to other workers.
         modal.experimental.set_local_input_concurrency(self.worker.num_slots)
@@ -271,42 +295,33 @@ def list_models() -> None:
         print(f"{name:40} {path.stat().st_size >> 20:8} MiB  {path}")
 
 
+@app.function(
+    image=gateway_image,
+    volumes={str(MODELS): volume},
+    env=environment(deployment) | environment(worker_settings),
+)
+def look_up(model: str) -> Served | None:
+    """The size of the model's worker, as the gateway sees it."""
+    return catalog.scan().get(model)
+
+
 @app.local_entrypoint()
 def main(question: str = "What is the capital of France?", model: str = worker_settings.served_name) -> None:
-    """modal run app.py: put one question to the deployed worker, and print its answer and the timings."""
-    sampling = SamplingParams(max_tokens=64, left_to_model=frozenset(RECOMMENDABLE))
+    """modal run app.py: put one question to the deployed worker, and print its answer, timings and price."""
     messages = [{"role": "user", "content": question}]
-    request = ChatRequest(f"smoke-{secrets.token_hex(8)}", model, messages, sampling)
-    worker = modal.Cls.from_name(deployment.app_name, "LlamaWorker")(model=model)
-    usage, first, started = Usage(0, 0), 0.0, time.perf_counter()
+    greedy = SamplingParams(max_tokens=64, temperature=0.0)
+    request = ChatRequest(f"smoke-{secrets.token_hex(8)}", model, messages, greedy)
+    workers = modal.Cls.from_name(deployment.app_name, "LlamaWorker")
     try:
-        for batch in worker.chat.remote_gen(request):
-            if batch.error:
-                raise batch.error
-            for event in batch.events:
-                if isinstance(event, TextDelta | ReasoningDelta):
-                    first = first or time.perf_counter() - started
-                    print(event.text, end="", flush=True)
-                elif isinstance(event, Usage):
-                    usage = event
+        served = modal.Function.from_name(deployment.app_name, "look_up").remote(model)
+        batches = worker_for(model, served, workers).chat.remote_gen(request)
+        timings = smoke.ask(batches, lambda text: print(text, end="", flush=True))
     except WorkerError as error:  # of the request, or of a worker that could not start
         sys.exit(str(error))
     except modal.exception.NotFoundError as error:
         sys.exit(f"{deployment.app_name} is not deployed here; run `modal deploy app.py` first. ({error})")
-    seconds = time.perf_counter() - started
-    speed = max(0, usage.completion_tokens - 1) / (seconds - first)
-    print(
-        f"\n\nfirst text after {first:.2f} s, all of it after {seconds:.2f} s; "
-        f"{usage.completion_tokens} tokens, {speed:.1f} a second after the first"
-    )
-
-
-def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
-    """The settings of the model that clients call `name`: MODEL_PATH's, or another on the Volume."""
-    if name == settings.served_name:
-        return settings
-    path = models_in(MODELS).get(name, MODELS / f"{name}.gguf")
-    return settings.model_copy(update={"model_path": path, "model_name": name})
+    settings = table.get(model, Overrides()).of(worker_settings)
+    print("\n", *smoke.report(timings, settings, deployment.price_factor, deployment.gpu), sep="\n")
 
 
 @app.function(
@@ -320,8 +335,11 @@ def for_model(settings: WorkerSettings, name: str) -> WorkerSettings:
     else [modal.Secret.from_name(deployment.secret_name, required_keys=["API_KEYS"])],
     # A request also waits for a worker, and one that timed out would take a thousand others with it.
     timeout=LONGEST_TIMEOUT,
+    startup_timeout=2 * MINUTES,  # Modal's default is a day
+    min_containers=deployment.gateway_min_containers,
 )
-@modal.concurrent(max_inputs=1000)
+# A busy stream takes a few milliseconds of CPU a second, of a quarter of a core.
+@modal.concurrent(max_inputs=1000, target_inputs=64)
 @modal.asgi_app()
 def gateway() -> object:
     from gateway.app import create_app
@@ -341,30 +359,16 @@ def gateway() -> object:
         )
         logging.getLogger("gateway").error(message)
         return APIError(503, message, type="server_error", code="no_api_keys").response()
-    return create_app(ModalBackend(worker_for, aborts, Shelf().models), settings)
+    shelf = Shelf(catalog, volume.reload.aio)
+    backend = ModalBackend(
+        lambda name: worker_for(name, shelf.served(name)), aborts, shelf.models, shelf.most_under_way
+    )
+    return create_app(backend, settings)
 
 
-def worker_for(name: str) -> LlamaWorker:
-    return LlamaWorker(model=name)  # type: ignore[call-arg]  # modal makes __init__ of the parameters
-
-
-class Shelf:
-    """What /v1/models lists: MODEL_PATH first, then what else is on the Volume."""
-
-    def __init__(self) -> None:
-        self._reloaded = -float("inf")
-
-    async def models(self) -> list[ModelInfo]:
-        """A file that was put on the Volume shows after at most a minute."""
-        if time.monotonic() - self._reloaded > MINUTES:
-            self._reloaded = time.monotonic()
-            await volume.reload.aio()  # type: ignore[no-untyped-call]
-        found = {worker_settings.served_name: worker_settings.model_path}
-        for name, path in models_in(MODELS).items():
-            if path != worker_settings.model_path:
-                found.setdefault(name, path)
-        return [ModelInfo(name, _modified(path), worker_settings.llm_ctx) for name, path in found.items()]
-
-
-def _modified(path: Path) -> int:
-    return int(path.stat().st_mtime) if path.exists() else 0
+def worker_for(name: str, served: Served | None, workers: Any = LlamaWorker) -> Any:
+    """The worker of the model's own size. Modal scales out by `max_inputs`, so it has to be what fits."""
+    if served is None:
+        return workers(model=name)
+    sized = workers.with_options(**served.options) if served.options else workers
+    return sized.with_concurrency(max_inputs=served.slots)(model=name)

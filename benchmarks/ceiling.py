@@ -39,7 +39,7 @@ class Work:
 
 def work_of(run: Summary, clients: int, slots: int | None = None) -> Work:
     """What the bare loop has to do to match a run of ours; `slots` are its own choice unless given."""
-    from worker.llama.context import MAX_SLOTS
+    from worker.llama.memory import MAX_SLOTS
 
     prompt, cached = map(round, run.prompt)
     sequences = min(clients, slots or MAX_SLOTS)

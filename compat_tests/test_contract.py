@@ -195,3 +195,30 @@ def test_prompts_that_say_nothing_or_nonsense_are_refused(
         assert strict.error(response)["param"] == "prompt"
     else:
         strict.text_completion(response.json())
+
+
+def test_an_echoed_text_is_as_likely_as_when_it_was_written(server: Server, model: str) -> None:
+    asked = {"model": model, "temperature": 0, "logprobs": 1}
+    url = f"{server.base_url}/completions"
+    written = httpx.post(url, json={**asked, "prompt": "1, 2, 3, 4,", "max_tokens": 6}, timeout=60).json()
+    answer = written["choices"][0]
+    text = "1, 2, 3, 4," + answer["text"]
+    echoed = httpx.post(url, json={**asked, "prompt": text, "max_tokens": 0, "echo": True}, timeout=60).json()
+    logprobs = echoed["choices"][0]["logprobs"]
+    assert echoed["choices"][0]["text"] == "".join(logprobs["tokens"]) == text
+    assert echoed["usage"]["completion_tokens"] == 0
+    tokens = answer["logprobs"]["tokens"]
+    assert logprobs["tokens"][-len(tokens) :] == tokens
+    for now, then in zip(
+        logprobs["token_logprobs"][-len(tokens) :], answer["logprobs"]["token_logprobs"], strict=True
+    ):
+        assert math.isclose(now, then, abs_tol=0.1)
+
+
+def test_what_the_assistant_has_begun_is_continued(server: Server, model: str) -> None:
+    answer = chat(server, model).json()["choices"][0]["message"]["content"]
+    begun, rest = answer[: len(answer) // 2], answer[len(answer) // 2 :]
+    messages = [*CAPITAL, {"role": "assistant", "content": begun}]
+    continued = chat(server, model, messages=messages, continue_final_message=True).json()
+    assert rest.startswith(continued["choices"][0]["message"]["content"][: len(rest) // 2])
+    assert continued["usage"]["prompt_tokens"] > chat(server, model).json()["usage"]["prompt_tokens"]

@@ -69,6 +69,13 @@ def test_a_stop_sequence_is_named(claude: anthropic.Anthropic, model: str) -> No
     assert claude.messages.create(model=model, messages=ASKED, max_tokens=2).stop_reason == "max_tokens"
 
 
+def test_what_the_assistant_has_begun_is_continued(claude: anthropic.Anthropic, model: str) -> None:
+    begun: list[MessageParam] = [*ASKED, {"role": "assistant", "content": "The capital of France is"}]
+    (block,) = claude.messages.create(model=model, messages=begun, max_tokens=8, **GREEDY).content
+    assert block.type == "text"
+    assert block.text.startswith(" Paris")
+
+
 def test_a_tool_is_called_and_answered(claude: anthropic.Anthropic, model: str) -> None:
     conversation: list[MessageParam] = [{"role": "user", "content": "What is the weather in Paris?"}]
     asked: dict[str, Any] = {"model": model, "max_tokens": 80, "tools": [WEATHER]}

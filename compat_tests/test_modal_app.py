@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -66,6 +67,8 @@ def test_the_gateway_is_light(emulator: ModalEmulator) -> None:
     assert gateway.resources.milli_cpu == 250
     assert gateway.resources.memory_mb == 512
     assert gateway.max_concurrent_inputs == 1000
+    assert gateway.target_concurrent_inputs == 64, "another gateway comes before this one's core is full"
+    assert gateway.startup_timeout_secs == 120
     assert "llama" not in emulator.image_commands(APP, "gateway")[-1]
 
 
@@ -87,7 +90,7 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
             "SCALEDOWN_WINDOW": "77",
             "GPU": "T4",
             "REGION": "eu-west",
-            "NONPREEMPTIBLE": "true",
+            "GATEWAY_MIN_CONTAINERS": "1",
         }
         emulator.deploy("app.py", env=settings)
         worker = emulator.definition(APP, "LlamaWorker.*")
@@ -100,7 +103,7 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
         assert environment["N_GPU_LAYERS"] == "-1"
         assert environment["LLM_THREADS"] == "2", "as many as there are whole cores"
         assert list(worker.scheduler_placement.regions) == ["eu-west"]
-        assert worker.scheduler_placement.nonpreemptible
+        assert emulator.definition(APP, "gateway").autoscaler_settings.min_containers == 1
         models = httpx.get(f"{emulator.url(APP, 'gateway')}/v1/models", timeout=60).json()
         assert [model["id"] for model in models["data"]] == ["mine"]
 
@@ -109,6 +112,23 @@ def test_it_is_closed_by_default(emulator: ModalEmulator) -> None:
     url = emulator.url(APP, "gateway")
     assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 401
     assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer the-key"}).is_success
+
+
+def test_a_worker_without_a_gpu_may_be_told_to_stay(emulator: ModalEmulator) -> None:
+    emulator.deploy("app.py", env={"APP_NAME": "staying", "NONPREEMPTIBLE": "true"})
+    assert emulator.definition("staying", "LlamaWorker.*").scheduler_placement.nonpreemptible
+    with pytest.raises(RuntimeError, match=r"GPU='T4' is not valid: .* unset NONPREEMPTIBLE"):
+        emulator.deploy("app.py", env={"GPU": "T4", "NONPREEMPTIBLE": "true"})
+
+
+def test_a_wrong_table_of_models_stops_the_deployment_with_a_sentence(
+    emulator: ModalEmulator, tmp_path: Path
+) -> None:
+    table = tmp_path / "models.toml"
+    table.write_text("[mine]\ncores = 4\n")
+    with pytest.raises(RuntimeError, match=r"models\.toml: mine\.cores: Extra inputs") as raised:
+        emulator.deploy("app.py", env={"MODELS_FILE": str(table)})
+    assert "Traceback" not in str(raised.value)
 
 
 def test_threads_may_be_fewer_than_the_cores_that_are_paid_for(emulator: ModalEmulator) -> None:

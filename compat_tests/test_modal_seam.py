@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 
 from compat_tests.deployment import Deployment, deployed
 from compat_tests.server import NEVER_ENDS
+from tests.worker.llama.tiny_embedding_models import write_tiny_embedding_model
 from worker.models.default import default_model
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -77,22 +79,16 @@ def test_a_cold_start_is_bridged_by_an_open_stream_with_heartbeats() -> None:
         assert lines[-1] == "data: [DONE]"
 
 
-def test_a_worker_takes_no_more_than_its_memory_holds() -> None:
-    """Two slots were asked for, one fits; the second request waits where another worker could take it."""
+def test_who_does_not_fit_into_a_workers_memory_gets_another_worker() -> None:
+    """Two slots were asked for, one fits, as the file's header tells: the first story goes on beside it."""
     settings = {"MODEL_NAME": MODEL, "LLM_CTX": "8192", "LLM_SLOTS": "2", "MEM_MB": "880"}
-    early = {"MAX_CONTAINERS": "1", "FIRST_EVENT_SECONDS": "0.1", "HEARTBEAT_SECONDS": "0.1"}
-    with deployed(default_model(), **settings, **early) as deployment:
+    with deployed(default_model(), **settings, MAX_CONTAINERS="2") as deployment:
         url = f"{deployment.server.base_url}/chat/completions"
         with httpx.stream("POST", url, json={**STORY, "stream": True}, timeout=60) as first:
             story = read_until_text(first.iter_lines())
-            with httpx.stream("POST", url, json={**SHORT, "stream": True}, timeout=60) as second:
-                lines = (line for line in second.iter_lines() if line)
-                assert ": keep-alive" in (next(lines), next(lines))
-                [worker] = deployment.workers()
-                assert worker.num_inputs == 1
-                read_until_text(story)
-                first.close()
-                assert list(lines)[-1] == "data: [DONE]"
+            httpx.post(url, json=SHORT, timeout=60).raise_for_status()
+            assert [worker.num_inputs for worker in deployment.workers()] == [1, 0]
+            read_until_text(story)
         log = deployment.emulator.log()
         assert "holds 1 sequences of 8192 tokens beside the model, not the LLM_SLOTS=2 asked for" in log
 
@@ -236,15 +232,39 @@ def test_a_missing_model_is_told_with_the_command_that_puts_it_there() -> None:
         assert time.monotonic() - started < 50
 
 
-def test_models_on_the_volume_are_served_by_name() -> None:
-    with deployed(default_model(), LLM_CTX="512", LLM_SLOTS="1") as deployment:
+def test_models_on_the_volume_are_served_by_name_and_each_by_workers_of_its_own_size(tmp_path: Path) -> None:
+    table = tmp_path / "sizes.toml"
+    table.write_text("[second]\nllm_ctx = 256\nmemory = 2048\n")
+    settings = {"LLM_CTX": "512", "LLM_SLOTS": "1", "MODELS_FILE": str(table)}
+    with deployed(default_model(), **settings) as deployment:
         folder = deployment.emulator.volume_path("gguf-models")
         (folder / "second.gguf").hardlink_to(default_model())
+        write_tiny_embedding_model("bert", folder, "vectors")
         with deployment.server.client() as client:
-            assert {model.id for model in client.models.list()} == {"model_q4_0", "second"}
+            assert {model.id for model in client.models.list()} == {"model_q4_0", "second", "vectors"}
+            check_embeddings(client)
             for name in ("model_q4_0", "second"):
                 reply = client.chat.completions.create(
                     model=name, messages=[{"role": "user", "content": "Hi"}], max_tokens=2
                 )
                 assert reply.model == name
-        assert len(deployment.workers()) == 2
+            assert {model.id: model.max_model_len for model in client.models.list()} == {  # type: ignore[attr-defined]
+                "model_q4_0": 512,
+                "second": 256,
+                "vectors": 256,
+            }
+        assert len(deployment.workers()) == 3
+        assert sorted(worker.memory_mb for worker in deployment.workers()) == [2048, 16384, 16384]
+
+
+def check_embeddings(client: openai.OpenAI) -> None:
+    """Of a model of its own on the Volume, for as many inputs as there may be."""
+    texts = ["ab cd", *["ef g"] * 2047]
+    reply = client.embeddings.create(model="vectors", input=texts)
+    assert len(reply.data) == 2048
+    [alone] = client.embeddings.create(model="vectors", input="ab cd").data
+    assert alone.embedding == pytest.approx(reply.data[0].embedding, abs=1e-3)
+    with pytest.raises(openai.BadRequestError, match=r"your input\[1\] resulted in 302 tokens"):
+        client.embeddings.create(model="vectors", input=["ab", "a " * 300])
+    with pytest.raises(openai.BadRequestError, match="'model_q4_0' writes text"):
+        client.embeddings.create(model="model_q4_0", input="ab")

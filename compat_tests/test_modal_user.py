@@ -54,7 +54,9 @@ def test_what_was_put_on_the_volume_answers_who_has_the_key(
 
 def test_modal_run_asks_the_deployed_worker_one_question(emulator: ModalEmulator) -> None:
     output = emulator.modal("run", "app.py", "--question", "Say hello.", env=SETTINGS, cwd=ROOT)
-    assert re.search(r"\w.*\n\nfirst text after \d+\.\d+ s, .*; \d+ tokens, \d+\.\d a second", output)
+    phases = r"accepted after \d+\.\d+ s: .*\nfirst text after \d+\.\d+ s more.*\n"
+    speed = r"\d+ tokens, \d+\.\d a second .*\na million tokens so, .*: \$\d+\.\d\d "
+    assert re.search(rf"\w.*\n\n{phases}{speed}", output)
     assert [each.function for each in emulator.containers(WORKER)] == [WORKER], "no worker of its own"
 
 

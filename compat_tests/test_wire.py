@@ -75,8 +75,35 @@ def test_a_stopping_server_ends_what_it_answers_with_an_error() -> None:
         assert answer.status == 503
         assert "shutting down" in json.loads(answer.read())["error"]["message"]
         whole.close()
-        assert server.process.wait(timeout=20) is not None
+        assert server.process.wait(timeout=20) == 0
     assert "Ctrl-C again stops at once" in server.printed()
+    assert "Traceback" not in server.printed()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopping_server_finishes_what_it_answers_and_refuses_what_is_new(sign: signal.Signals) -> None:
+    with running_server(LLM_CTX="2048", LLM_SLOTS="2", SHUTDOWN_GRACE_SECONDS="60") as server:
+        request = {
+            **STORY,
+            "model": DEFAULT_MODEL,
+            "logit_bias": NEVER_ENDS,
+            "stream": True,
+            "max_tokens": 300,
+        }
+        with httpx.stream("POST", f"{server.base_url}/chat/completions", json=request) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.process.send_signal(sign)
+            server.wait_until_printed("Stopping")
+            ready = httpx.get(f"{server.url}/ready")
+            assert ready.status_code == 503
+            assert "is stopping" in ready.text
+            refused = httpx.post(f"{server.base_url}/chat/completions", json=request)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+        assert server.process.wait(timeout=20) == 0
     assert "Traceback" not in server.printed()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -12,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from gateway import __version__, document, errors
-from gateway.access.auth import KeyRing, RequireKey
+from gateway.access.auth import PUBLIC_PATHS, KeyRing, RequireKey
 from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
 from gateway.access.head import HeadAsGet
@@ -30,17 +31,28 @@ from gateway.openai.embeddings.route import router as embeddings
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
 from gateway.openai.responses.store import ResponseStore
+from gateway.ops.admission import Admission
+from gateway.ops.context import NoteRoute, RequestContext
 from gateway.ops.health import router as health
-from gateway.ops.logs import RequestContext
-from gateway.settings import GatewaySettings, split_list
+from gateway.ops.metrics import Metrics, metrics_router
+from gateway.settings import GatewaySettings, StartError, split_list
+
+if TYPE_CHECKING:
+    from gateway.ops.tracing import Tracing
 
 
-def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Event | None = None) -> FastAPI:
+def create_app(
+    backend: Backend,
+    settings: GatewaySettings,
+    stopping: asyncio.Event | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The routes, behind the limits; with keys, all but /health and the docs needs one.
 
-    Raises StartError where responses cannot be kept. Once `stopping` is set, answers under way have
-    SHUTDOWN_GRACE_SECONDS left.
+    Raises StartError where responses cannot be kept, or spans not be sent. Once `stopping` is set, answers
+    under way have SHUTDOWN_GRACE_SECONDS left.
     """
+    metrics, stopping = Metrics(), stopping or asyncio.Event()
     app = FastAPI(
         title="llama-gateway",
         version=__version__,
@@ -49,7 +61,7 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
         lifespan=_closing_what_was_opened,
         exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
         middleware=[
-            Middleware(RequestContext),
+            Middleware(RequestContext, metrics=metrics, tracing=tracing or _tracing(settings)),
             Middleware(
                 CrossOrigin,
                 allow_origins=split_list(settings.cors_origins),
@@ -70,18 +82,20 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
                 errors.AnswerErrors,
                 envelopes={f"/v1{MESSAGES}": anthropic_error, MESSAGES: anthropic_error},
             ),
-            Middleware(RequireKey, keys=KeyRing(settings.key_list)),
+            Middleware(Admission, stopping=stopping),
+            Middleware(RequireKey, keys=KeyRing(settings.key_list), public=_public_paths(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(NoteRoute),
         ],
     )
-    app.state.gateway = Gateway(backend, settings, stopping or asyncio.Event())
+    app.state.gateway = Gateway(backend, settings, stopping)
     app.state.responses = ResponseStore(
         settings.responses_db, max_bytes=settings.responses_mb << 20, seconds=settings.responses_seconds
     )
     for router in (chat, completions, responses, embeddings, messages, models):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
-    for router in (generate, health):
+    for router in (generate, health, metrics_router(metrics)):
         app.include_router(router)
     document.install(app)
     return app
@@ -91,3 +105,19 @@ def create_app(backend: Backend, settings: GatewaySettings, stopping: asyncio.Ev
 async def _closing_what_was_opened(app: FastAPI) -> AsyncGenerator[None]:
     yield
     app.state.responses.close()
+
+
+def _tracing(settings: GatewaySettings) -> Tracing | None:
+    if not settings.tracing:
+        return None
+    try:
+        from gateway.ops.tracing import tracing_to_collector
+    except ImportError as error:
+        raise StartError(
+            f"TRACING needs {error.name}, which is not installed: pip install 'llama-gateway[tracing]'."
+        ) from error
+    return tracing_to_collector()
+
+
+def _public_paths(settings: GatewaySettings) -> frozenset[str]:
+    return PUBLIC_PATHS | {"/metrics"} if settings.metrics_public else PUBLIC_PATHS

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from gateway.access.auth import owner_of
 from gateway.backends.base import Backend
 from gateway.errors import model_not_found
+from gateway.record import RequestRecord
 from gateway.settings import GatewaySettings
 from worker.protocol import ModelInfo, ModelKind, WrongKind
 
@@ -65,7 +66,8 @@ class Exchange:
     """One request under way: its id and owner, the gateway that answers it, and the client that may leave."""
 
     def __init__(self, request: Request, gateway: GatewayDep) -> None:
-        self.id: str = request.state.request_id
+        self.record: RequestRecord = request.state.record
+        self.id = self.record.worker_id
         self.owner = owner_of(request.headers)
         self.gateway = gateway
         self._receive = request.receive

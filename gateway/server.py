@@ -54,9 +54,11 @@ An embedding model: up to {context} tokens of each input; set LLM_CTX for fewer.
 class Server(uvicorn.Server):
     """Says how to use it once it listens; sets `stopping` when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, banner: str, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, banner: str, stopping: asyncio.Event, grace_seconds: float
+    ) -> None:
         super().__init__(config)
-        self._banner, self._stopping = banner, stopping
+        self._banner, self._stopping, self._grace_seconds = banner, stopping, grace_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -64,15 +66,20 @@ class Server(uvicorn.Server):
             typer.echo(self._banner)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Go on listening while answers under way have their time: who asks is told to come back."""
         self._stopping.set()
         if self.server_state.tasks:
             typer.echo("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
+        deadline = time.monotonic() + self._grace_seconds
+        while self.server_state.tasks and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:
             os._exit(INTERRUPTED)  # to cancel what runs would take seconds, and a traceback for each
-        super().handle_exit(sig, frame)
+        # The base class would raise the signal again at the end, and the process end by it.
+        self.should_exit = True
 
 
 def run(
@@ -97,7 +104,7 @@ def run(
             auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
             key="YOUR_KEY" if gateway_settings.key_list else "unused",
         )
-        Server(config, banner, stopping).run(sockets=[listener])
+        Server(config, banner, stopping, gateway_settings.shutdown_grace_seconds).run(sockets=[listener])
 
 
 def _others(names: Sequence[str]) -> str:
@@ -109,6 +116,7 @@ def uvicorn_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
         app,
         log_level="warning",
         access_log=False,
+        log_config=None,  # its lines go where all others do
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds) + 5,
         root_path=settings.root_path,
         # A client that reuses a connection just as the server closes it has lost its request.

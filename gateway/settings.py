@@ -59,6 +59,12 @@ class GatewaySettings(BaseSettings):
     )
     log_level: LogLevel = Field(default="info", description="the least severe log lines to write")
     log_json: bool = Field(default=False, description="log lines as JSON")
+    log_prompts: bool = Field(default=False, description="log what models are asked, with all its text")
+    tracing: bool = Field(
+        default=False,
+        description="send spans to the OpenTelemetry collector of OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
+    metrics_public: bool = Field(default=False, description="answer /metrics without a key")
 
     @property
     def key_list(self) -> list[str]:

@@ -29,6 +29,7 @@ from worker.protocol import (
     TextDelta,
     Usage,
     WorkerError,
+    WorkerStats,
 )
 
 # Scripts know which kind of request they answer.
@@ -52,6 +53,7 @@ class ScriptedBackend:
 
     script: Script = say_hello
     health: WorkerError | None = None
+    figures: Sequence[WorkerStats] = ()
     served: list[ModelInfo] = field(default_factory=lambda: [ModelInfo("test-model", 1700000000, 512)])
     reasons: Sequence[str] = ()  # not to be ready
     requests: list[Any] = field(default_factory=list)
@@ -66,6 +68,9 @@ class ScriptedBackend:
 
     async def not_ready(self) -> Sequence[str]:
         return self.reasons
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return self.figures
 
     async def running_models(self) -> Sequence[str]:
         return ["test-model"]

@@ -6,21 +6,25 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from worker.llama.embedding_context import CannotEmbed
 from worker.llama.embedding_model import EmbeddingModel, normalised
-from worker.models.files import ModelFileError
+from worker.models.files import ModelFileError, slow_type_notice
 from worker.protocol import (
     Accepted,
     Embedded,
     EmbeddingRequest,
+    EngineStats,
     Event,
     InvalidRequest,
     ModelInfo,
     Request,
     Usage,
     WorkerFailed,
+    WorkerStats,
     WrongKind,
 )
 from worker.settings import WorkerSettings
@@ -50,6 +54,8 @@ def load_embedding_model(path: Path, settings: WorkerSettings, advice: str) -> E
     except MemoryError as error:
         raise ModelFileError(f"{error}. Set a smaller LLM_CTX, or serve a smaller model.") from error
     seconds = time.perf_counter() - started
+    if slow_type := slow_type_notice(path, model.metadata):
+        log.warning(slow_type)
     log.info(
         "%s: embeddings of %d numbers, %d tokens an input; loaded in %.2f s",
         *(path.name, model.size, model.context_length, seconds),
@@ -76,6 +82,9 @@ class EmbeddingWorker:
         if not self.alive:
             raise WorkerFailed("The model has stopped; see the log for the reason, and restart the worker.")
 
+    async def stats(self) -> Sequence[WorkerStats]:
+        return [WorkerStats("local", self.model.id, self._engine_stats())]
+
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]
 
@@ -83,10 +92,14 @@ class EmbeddingWorker:
         """Why a request would not be answered now; nothing where it would."""
         if not self.alive:
             return ["The model has stopped."]
-        seconds = self._model.seconds_in_batch
-        if seconds > self._settings.llm_stall_seconds:
-            return [f"The model has been in one batch for {seconds:.0f} seconds."]
-        return []
+        stats, reasons = self._model.stats(), []
+        # One input of many tokens may be a batch of many times the usual size.
+        num_usual = max(1, stats.num_tokens_running / self._settings.llm_n_batch)
+        if stats.seconds_in_batch > self._settings.llm_stall_seconds * num_usual:
+            reasons.append(f"The model has been in one batch for {stats.seconds_in_batch:.0f} seconds.")
+        if self._model.is_full:
+            reasons.append("The queue is full.")
+        return reasons
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         """`Accepted`, then `Embedded` and `Usage`. Closing the generator stops it at the next batch."""
@@ -105,6 +118,27 @@ class EmbeddingWorker:
         vectors = await asyncio.wrap_future(self._model.embed(inputs))
         rows = normalised(vectors, request.dimensions)
         yield [Embedded(rows.astype("<f4").tobytes(), rows.shape[1]), Usage(num_tokens, 0)]
+
+    def _engine_stats(self) -> EngineStats:
+        """As an engine that writes tells them: inputs are sequences, batches are steps, the rest is zero."""
+        stats = self._model.stats()
+        nothing: dict[str, Any] = {each.name: 0 for each in fields(EngineStats)}
+        mine = {
+            "num_slots": self.num_slots,
+            "context_length": self.model.context_length,
+            "num_running": stats.num_running,
+            "num_waiting": stats.num_waiting,
+            "seconds_in_turn": stats.seconds_in_batch,
+            "num_prompt_tokens_total": stats.num_tokens_total,
+            "prompt_seconds_total": stats.batch_seconds_total,
+            "num_steps_total": stats.num_batches_total,
+            "num_scheduled_total": stats.num_finished_total + stats.num_failed_total,
+            "num_finished_total": stats.num_finished_total,
+            "num_failed_total": stats.num_failed_total,
+            "step_seconds_total": stats.batch_seconds_total,
+            "num_steps_by_seconds": stats.num_batches_by_seconds,
+        }
+        return EngineStats(**nothing | mine)
 
     def close(self) -> None:
         self._model.close()

@@ -7,9 +7,10 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
 from worker.embedding_service import EmbeddingWorker
-from worker.protocol import Batch, Event, Request, WorkerError, WorkerFailed
+from worker.protocol import Batch, Event, Request, WorkerError, WorkerFailed, WorkerStats
 from worker.service import Worker
 
 log = logging.getLogger("worker")
@@ -26,19 +27,29 @@ class RemoteWorker:
     generator returns normally, because cancelling an input from outside costs the whole container. So does
     Modal's own timeout of an input: an answer that takes longer than `seconds` is ended here, with an error.
     `retire()` takes this container out of service, which is called after an answer when the engine has died:
-    a worker that fails every request at once would draw more of them than those that work.
+    a worker that fails every request at once would draw more of them than those that work. `id` is what the
+    gateway's figures call this worker.
     """
 
     # What all streams of a container send together. Each batch costs Modal's runtime about 2 ms of CPU, here
     # under the lock that the engine's Python needs, and in the gateway, which has a quarter of a core for it.
     BATCHES_PER_SECOND = 100.0
+    SECONDS_BETWEEN_SIGNS = 4.0  # of life, in a stream that has no text to send
+    SECONDS_BETWEEN_STATS = 1.0
     SECONDS_BETWEEN_WATCHES = 1.0  # when the queue service fails, which it does to all streams at once
 
     def __init__(
-        self, worker: Worker | EmbeddingWorker, aborted: WaitForAbort, retire: Retire, seconds: float
+        self,
+        worker: Worker | EmbeddingWorker,
+        aborted: WaitForAbort,
+        retire: Retire,
+        seconds: float,
+        id: str = "modal",
     ) -> None:
         self._worker, self._aborted, self._retire, self._seconds = worker, aborted, retire, seconds
+        self._id = id
         self._num_streams = 0
+        self._said_stats = -float("inf")
 
     async def chat(self, request: Request) -> AsyncGenerator[Batch]:
         """The request's events, each batch holding all that has accumulated since the last one.
@@ -55,7 +66,7 @@ class RemoteWorker:
         try:
             while True:
                 ended, error = False, None
-                for item in await _accumulated(outbox):
+                for item in await self._accumulated(outbox, request.stream):
                     match item:
                         case None:
                             ended = True
@@ -65,10 +76,11 @@ class RemoteWorker:
                             held += events
                 if request.stream or ended:
                     started = time.monotonic()
-                    yield Batch(attempt, held, error)
+                    yield Batch(attempt, held, error, await self._stats(ended))
                     held = []
                     num_sent += 1
                 if ended:
+                    log.info("request %s ended: %s", request.request_id, error or "complete")
                     if not self._worker.alive:
                         log.error("the engine has died: this container takes no more requests")
                         await self._retire()
@@ -81,6 +93,25 @@ class RemoteWorker:
             self._num_streams -= request.stream
             watch.cancel()
             generation.cancel()
+
+    async def _accumulated(self, outbox: Outbox, stream: bool) -> list[list[Event] | WorkerError | None]:
+        """What has come; of a stream in which nothing comes, nothing, as a sign of life."""
+        try:
+            async with asyncio.timeout(self.SECONDS_BETWEEN_SIGNS if stream else None):
+                items = [await outbox.get()]
+        except TimeoutError:
+            return []
+        while not outbox.empty():
+            items.append(outbox.get_nowait())
+        return items
+
+    async def _stats(self, ended: bool) -> WorkerStats | None:
+        """With an answer's last batch, since nothing may follow it, and with others now and then."""
+        if not ended and time.monotonic() - self._said_stats < self.SECONDS_BETWEEN_STATS:
+            return None
+        self._said_stats = time.monotonic()
+        stats = next(iter(await self._worker.stats()), None)
+        return stats and replace(stats, id=self._id)
 
     async def _end_on_abort(self, request: Request, generation: asyncio.Future[None]) -> None:
         """A watch that fails says nothing of the client, so it begins anew and the answer goes on."""
@@ -120,10 +151,3 @@ def _unexpected(request: Request) -> WorkerFailed:
     """What the client is told of the exception being handled; the log has the rest."""
     log.exception("request %s failed", request.request_id)
     return WorkerFailed("The worker failed on this request. Its log has the details under the request's id.")
-
-
-async def _accumulated(outbox: Outbox) -> list[list[Event] | WorkerError | None]:
-    items = [await outbox.get()]
-    while not outbox.empty():
-        items.append(outbox.get_nowait())
-    return items

@@ -63,7 +63,8 @@ class ChatRequest:
     are in OpenAI's shapes, as `create_chat_completion` takes them: only tools that may be called; none,
     auto, required or a named function; the formats {"type": "regex", "regex": …} and {"type": "choice",
     "choice": […]} beside OpenAI's. `template_kwargs` are variables for the template. Without `stream`, the
-    events may all come at the end. With `count_only` nothing is computed, and `Accepted` is the only event.
+    events may all come at the end. If it `continues`, the last message is what the assistant has begun, and
+    the answer is what follows. With `count_only` nothing is computed, and `Accepted` is the only event.
     """
 
     request_id: str
@@ -78,6 +79,7 @@ class ChatRequest:
     response_format: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    continues: bool = False
     count_only: bool = False
 
 
@@ -132,7 +134,10 @@ def _contents(value: dict[str, object] | list[object]) -> Iterable[object]:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token with its natural-log probability, and the most likely tokens in its place."""
+    """One token with its natural-log probability, and the most likely tokens in its place.
+
+    A prompt's first token, which nothing predicts, has NaN.
+    """
 
     token: str
     logprob: float
@@ -189,6 +194,15 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of an answer at its worker: until it had a slot, until its first token, until its last."""
+
+    queue: float
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts over all choices; the last event of every request that did not fail."""
 
@@ -196,6 +210,7 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    timings: Timings | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +237,9 @@ class ModelInfo:
     kind: ModelKind = "chat"
 
 
+STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A picture of the engine; the `num_..._total` only ever grow."""
@@ -244,6 +262,24 @@ class EngineStats:
     num_memory_tokens_total: int
     num_file_tokens_total: int
     num_cache_bytes: int  # of states in memory
+    context_length: int
+    num_kv_tokens: int  # of running sequences
+    num_scheduled_total: int  # sequences in all steps
+    num_aborted_total: int
+    num_failed_total: int
+    prompt_seconds_total: float  # of finished sequences, from slot to first token
+    predicted_seconds_total: float  # and from there to the last
+    step_seconds_total: float
+    num_steps_by_seconds: tuple[int, ...]  # up to each of STEP_BUCKETS, and beyond
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """An engine's picture, and whose it is."""
+
+    id: str
+    model: str
+    engine: EngineStats
 
 
 class WorkerError(Exception):
@@ -274,26 +310,47 @@ class InvalidRequest(WorkerError):
 class ContextLengthExceeded(InvalidRequest):
     """`ContextLengthExceeded(context_length, num_tokens, param)`: `param` is what was too long.
 
-    With `at_least`, not all of the tokens were counted.
+    With `at_least`, not all of the tokens were counted. `without_tools` is how many there were without tools,
+    where there are any.
     The wording is OpenAI's, because LiteLLM and LangChain recognise it.
     """
 
     def __init__(
-        self, context_length: int, num_tokens: int, param: str = "prompt", at_least: bool = False
+        self,
+        context_length: int,
+        num_tokens: int,
+        param: str = "prompt",
+        at_least: bool = False,
+        without_tools: int | None = None,
     ) -> None:
-        counted = f"at least {num_tokens}" if at_least else num_tokens
+        counted = f"at least {num_tokens} tokens" if at_least else f"{num_tokens} tokens"
+        what = param
+        if without_tools is not None:
+            least = "at least " if at_least else ""
+            in_tools = max(0, num_tokens - without_tools)
+            counted += f" ({without_tools} in the {param}, {least}{in_tools} in the tools)"
+            what = f"{param} or the tools"
         super().__init__(
             f"This model's maximum context length is {context_length} tokens. However, your {param} "
-            f"resulted in {counted} tokens. Please reduce the length of the {param}.",
+            f"resulted in {counted}. Please reduce the length of the {what}.",
             param,
             "context_length_exceeded",
         )
-        self.args = (context_length, num_tokens, param, at_least)
+        self.args = (context_length, num_tokens, param, at_least, without_tools)
         self.context_length, self.num_tokens, self.at_least = context_length, num_tokens, at_least
+        self.without_tools = without_tools
 
     def of(self, param: str) -> ContextLengthExceeded:
         """The same, about the request's field that the prompt was made from."""
-        return ContextLengthExceeded(self.context_length, self.num_tokens, param, self.at_least)
+        return ContextLengthExceeded(
+            self.context_length, self.num_tokens, param, self.at_least, self.without_tools
+        )
+
+    def beside_tools(self, without_tools: int) -> ContextLengthExceeded:
+        """The same, with how many of its tokens the prompt has without tools."""
+        return ContextLengthExceeded(
+            self.context_length, self.num_tokens, self.param or "prompt", self.at_least, without_tools
+        )
 
 
 class WrongKind(InvalidRequest):
@@ -329,9 +386,11 @@ class Batch:
     """What crosses between containers at a time: events, or the error that ends them.
 
     `attempt` is drawn anew each time the request starts to run. A container that dies makes Modal run the
-    request again elsewhere and splice the second generation onto the first: a change shows it.
+    request again elsewhere and splice the second generation onto the first: a change shows it. `stats` come
+    along with a batch now and then.
     """
 
     attempt: str
     events: Sequence[Event]
     error: WorkerError | None = None
+    stats: WorkerStats | None = None

@@ -37,6 +37,7 @@ from worker.protocol import (
     ModelInfo,
     Request,
     WorkerFailed,
+    WorkerStats,
     WrongKind,
 )
 from worker.settings import WorkerSettings
@@ -74,6 +75,7 @@ def load_llama(settings: WorkerSettings, advice: str = LOCAL_ADVICE) -> BatchedL
             cache_dir_mb=settings.llm_cache_dir_mb,
             prompt_lookup=settings.llm_prompt_lookup,
             recommended_sampling=settings.llm_recommended_sampling,
+            hang_seconds=settings.llm_hang_seconds,
             chat_template=template,
             n_gpu_layers=settings.n_gpu_layers,
             verbose=False,
@@ -196,18 +198,21 @@ class Worker:
         if not self.alive:
             raise WorkerFailed("The engine has stopped; see the log for the reason, and restart the worker.")
 
+    async def stats(self) -> Sequence[WorkerStats]:
+        return [WorkerStats("local", self.model.id, self._llama.stats())]
+
     async def running_models(self) -> Sequence[str]:
         return [self.model.id]
 
     async def not_ready(self) -> Sequence[str]:
         """Why a request would not be answered now; nothing where it would."""
-        if not self.alive:
-            return ["The engine has stopped."]
         stats, reasons = self._llama.stats(), []
         if stats.seconds_in_turn > self._settings.llm_stall_seconds:
             reasons.append(f"The engine has been in one step for {stats.seconds_in_turn:.0f} seconds.")
         if stats.num_running + stats.num_waiting >= stats.capacity:
             reasons.append(f"The queue is full: {stats.num_waiting} requests wait.")
+        if not self.alive and not reasons:
+            reasons.append("The engine has stopped.")
         return reasons
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
@@ -261,6 +266,7 @@ class Worker:
             "response_format": request.response_format,
             "reasoning_effort": request.reasoning_effort,
             "chat_template_kwargs": request.template_kwargs,
+            "continue_final_message": request.continues,
         }
 
     def _create_chat(self, request: ChatRequest) -> Answer:
@@ -287,7 +293,7 @@ class Worker:
                 for index in range(request.n):
                     choice_seed = None if seed is None else seed + index  # choices differ, and repeat
                     stream = self._llama.create_completion(
-                        text_or_tokens, stream=True, seed=choice_seed, **sampling
+                        text_or_tokens, stream=True, seed=choice_seed, echo=request.echo, **sampling
                     )
                     assert isinstance(stream, CompletionStream)
                     # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.

@@ -41,6 +41,9 @@ class WorkerSettings(BaseSettings):
     llm_stall_seconds: float = Field(
         default=15.0, gt=0, description="seconds in one step of the engine after which /ready calls it stuck"
     )
+    llm_hang_seconds: float = Field(
+        default=120.0, gt=0, description="seconds in one step after which its requests fail and /health does"
+    )
     llm_prefix_cache: bool = Field(default=True, description="compute a prefix once, whoever asks for it")
     llm_cache_mb: int | None = Field(
         default=None,

@@ -36,6 +36,7 @@ class ContainerInfo:
     num_inputs: int
     ready: bool
     draining: bool
+    memory_mb: int  # reserved
 
 
 class ModalEmulator:
@@ -183,6 +184,7 @@ class ModalEmulator:
                 len(each.active),
                 each.ready,
                 each.draining,
+                pool.definition.resources.memory_mb,
             )
             for pool in self._plane.scheduler.pools.values()
             for each in pool.containers.values()

@@ -103,6 +103,8 @@ def _apply_options(definition: api_pb2.Function, options: api_pb2.FunctionOption
     for option in ("timeout_secs", "max_concurrent_inputs", "target_concurrent_inputs"):
         if options.HasField(option):
             setattr(definition, option, getattr(options, option))
+    if options.HasField("resources"):
+        definition.resources.MergeFrom(options.resources)
     if options.HasField("retry_policy"):
         definition.retry_policy.CopyFrom(options.retry_policy)
     autoscaler = definition.autoscaler_settings

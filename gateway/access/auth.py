@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import APIError
 
-PUBLIC_PATHS = {"/health", "/ready", "/docs", "/openapi.json"}
+PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 
 
 class KeyRing:
@@ -34,15 +34,15 @@ class KeyRing:
 
 
 class RequireKey:
-    """Closed by default: every path but PUBLIC_PATHS, before the body is read."""
+    """Closed by default: every path but the public ones, before the body is read."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, keys: KeyRing, public: Set[str] = PUBLIC_PATHS) -> None:
+        self._app, self._keys, self._public = app, keys, public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if path not in PUBLIC_PATHS:
+            if path not in self._public:
                 self._keys.check(Headers(scope=scope))
         await self._app(scope, receive, send)
 

@@ -14,7 +14,6 @@ from gateway.answers.opened import Batches, open_stream, unless_ended
 from gateway.answers.stream import EventStreamResponse
 from gateway.answers.whole import WholeAnswer
 from gateway.deps import Exchange
-from gateway.ops.logs import CompletionLog
 from worker.protocol import InvalidRequest, WorkerFailed
 from worker.protocol import Request as WorkerRequest
 
@@ -42,7 +41,7 @@ async def respond(exchange: Exchange, asked: Asked, encoder: Encoder) -> Respons
     """A stream opens once the worker has accepted, so that a refusal still has its status."""
     if asked.request.stream:
         opened = await open_stream(exchange, _batches(exchange, asked))
-        response: Response = EventStreamResponse(opened, encoder, exchange.gateway)
+        response: Response = EventStreamResponse(opened, encoder, exchange)
         ignored = opened.ignored()
     else:
         answer = await collect(exchange, asked)
@@ -68,18 +67,19 @@ async def collect(exchange: Exchange, asked: Asked) -> WholeAnswer:
 
 
 async def _batches(exchange: Exchange, asked: Asked) -> Batches:
-    """The worker's events, logged. They never just end: clients take that for a finished answer."""
-    log = CompletionLog(asked.request.model)
+    """The worker's events, recorded. They never just end: clients take that for a finished answer."""
+    record = exchange.record
+    record.asks(asked.request, exchange.gateway.settings.log_prompts)
     try:
         async with aclosing(exchange.gateway.backend.chat(asked.request)) as batches:
             async for batch in batches:
-                log.observe(batch)
+                record.observe(batch)
                 yield batch
     except InvalidRequest as error:
         if (name := asked.name(error.param)) == error.param:
             raise
         raise InvalidRequest(error.message, name, error.code) from error
-    if log.num_finished < asked.num_choices:
+    if len(record.finish_reasons) < asked.num_choices:
         raise WorkerFailed("The worker ended before the answer was complete. Send the request again.")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from gateway.answers.opened import unless_ended
 from gateway.deps import Exchange
-from gateway.ops.logs import log_embeddings
 from worker.protocol import Embedded, EmbeddingRequest, Usage, WorkerFailed
 
 
@@ -29,10 +27,8 @@ class VectorAnswer:
 
 async def vectors(exchange: Exchange, request: EmbeddingRequest) -> VectorAnswer:
     """A client that leaves aborts it, and so does a server that stops. Raises the worker's refusal."""
-    started = time.perf_counter()
-    answer = await unless_ended(exchange, _collect(exchange, request))
-    log_embeddings(request.model, len(request.inputs), answer.num_tokens, started)
-    return answer
+    exchange.record.asks(request, exchange.gateway.settings.log_prompts)
+    return await unless_ended(exchange, _collect(exchange, request))
 
 
 async def _collect(exchange: Exchange, request: EmbeddingRequest) -> VectorAnswer:
@@ -40,6 +36,7 @@ async def _collect(exchange: Exchange, request: EmbeddingRequest) -> VectorAnswe
     usage = Usage(0, 0)
     async with aclosing(exchange.gateway.backend.chat(request)) as batches:
         async for batch in batches:
+            exchange.record.observe(batch)
             for event in batch:
                 if isinstance(event, Embedded):
                     embedded = event

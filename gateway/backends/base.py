@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from worker.protocol import Event, ModelInfo, Request
+from worker.protocol import Event, ModelInfo, Request, WorkerStats
 
 
 class Backend(Protocol):
@@ -24,6 +24,10 @@ class Backend(Protocol):
 
     async def not_ready(self) -> Sequence[str]:
         """Why a request would not be answered now, a sentence each. Asking starts no worker."""
+        ...
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        """What the workers' engines say of themselves, as far as that is known without asking."""
         ...
 
     async def running_models(self) -> Sequence[str]:

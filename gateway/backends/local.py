@@ -11,12 +11,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from worker.embedding_service import EmbeddingWorker
-from worker.llama.context import RESERVED_MB
 from worker.llama.interrupts import ctrl_c_exits
 from worker.llama.machine import available_memory_mb
+from worker.llama.memory import RESERVED_MB
 from worker.models.files import check_model_file
 from worker.models.header import describe
-from worker.protocol import Event, ModelInfo, Overloaded, Request, WorkerFailed
+from worker.protocol import Event, ModelInfo, Overloaded, Request, WorkerFailed, WorkerStats
 from worker.service import Worker, load_worker
 from worker.settings import WorkerSettings
 
@@ -95,6 +95,9 @@ class LocalModels:
 
     async def not_ready(self) -> Sequence[str]:
         return [reason for worker in self._workers() for reason in await worker.not_ready()]
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return [stats for worker in self._workers() for stats in await worker.stats()]
 
     async def chat(self, request: Request) -> AsyncGenerator[list[Event]]:
         model = self._models[request.model]

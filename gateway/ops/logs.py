@@ -1,131 +1,126 @@
-"""What a request leaves behind: its id in headers and log lines, its duration, its token counts."""
+"""One line a request, which nothing that a client wrote can break or fake."""
 
 from __future__ import annotations
 
+import io
 import logging
-import secrets
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any, TextIO, cast
 
+import orjson
 import structlog
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-from gateway.errors import ClientLeft
-from worker.protocol import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from gateway.ops.log_stream import LogStream
+from gateway.record import RequestRecord, caller_name
 
-API_VERSION = "2020-10-01"  # what OpenAI's own servers send as `openai-version`
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; seen by the log only
+QUIET_ROUTES = {"/health", "/ready", "/metrics"}  # asked every few seconds
 
 log = structlog.get_logger("gateway")
 
 
-def configure_logging(level: str, as_json: bool) -> None:
-    """One line an event on stderr, for people or for machines."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-    )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+def escape_values(logger: object, name: str, event: structlog.typing.EventDict) -> Mapping[str, Any]:
+    """No value has characters that end a line or move a terminal's cursor."""
+    return {key: one_line(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def one_line(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso"),
+    escape_values,
+]
+
+
+def configure_logging(level: str, as_json: bool, target: TextIO | None = None) -> LogStream:
+    """One line an event on stderr, for people or for machines, of this package and of all libraries."""
+    stream = LogStream(target or sys.stderr)
+    logging.basicConfig(level=logging.WARNING, handlers=[line_handler(stream, as_json)])
     logging.getLogger("worker").setLevel(level.upper())
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info if as_json else structlog.processors.StackInfoRenderer(),
-            renderer,
-        ],
+        processors=[*_SHARED, *_renderers(as_json)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, stream)),
     )
+    return stream
 
 
-class RequestContext:
-    """Gives each request an id and a log line."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        request_id = f"req_{secrets.token_hex(12)}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = time.perf_counter()
-        status = 0
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["request-id"] = request_id  # as Anthropic's clients look for it
-                headers["openai-version"] = API_VERSION
-                headers["openai-processing-ms"] = str(_milliseconds(started))
-            await send(message)
-
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, send_with_headers)
-            except ClientLeft:
-                status = CLIENT_CLOSED_REQUEST
-            finally:
-                log.info(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status,
-                    ms=_milliseconds(started),
-                )
+def line_handler(stream: TextIO | LogStream, as_json: bool) -> logging.Handler:
+    """Writes what libraries log as our own lines are written."""
+    handler = logging.StreamHandler(stream)
+    chain = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(as_json)]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_SHARED, processors=chain))
+    return handler
 
 
-class CompletionLog:
-    """Counts one completion as its events pass by, whether or not the client asked for usage."""
-
-    def __init__(self, model: str) -> None:
-        self._model, self._started = model, time.perf_counter()
-        self._first_token: int | None = None
-        self._reasons: list[str] = []
-
-    @property
-    def num_finished(self) -> int:
-        """How many choices are complete."""
-        return len(self._reasons)
-
-    def observe(self, events: Iterable[Event]) -> None:
-        for event in events:
-            match event:
-                case TextDelta() | ReasoningDelta() | ToolCallDelta() if self._first_token is None:
-                    self._first_token = _milliseconds(self._started)
-                case Finished():
-                    self._reasons.append(event.reason)
-                case Usage():
-                    self._write(event)
-
-    def _write(self, usage: Usage) -> None:
-        log.info(
-            "completion",
-            model=self._model,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            finish_reason=",".join(self._reasons),
-            ttft_ms=self._first_token,
-            ms=_milliseconds(self._started),
-        )
+def _renderers(as_json: bool) -> list[structlog.typing.Processor]:
+    if as_json:
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
+    return [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=indented_traceback)]
 
 
-def log_embeddings(model: str, num_inputs: int, num_tokens: int, started: float) -> None:
-    log.info(
-        "embeddings", model=model, inputs=num_inputs, prompt_tokens=num_tokens, ms=_milliseconds(started)
-    )
+def log_request(record: RequestRecord, scope: Scope) -> None:
+    """All that an operator asks for later; no text of prompts or answers, unless LOG_PROMPTS is set."""
+    quiet = record.route in QUIET_ROUTES and record.status < 400
+    fields: dict[str, Any] = {
+        "method": record.method,
+        "route": record.route,
+        "status": CLIENT_CLOSED_REQUEST if record.client_left else record.status,
+        "key": caller_name(scope),
+        "ms": _milliseconds(record.seconds),
+        "error": record.error,
+        "trace_id": record.trace_id,
+    }
+    if record.model is not None:
+        fields |= _completion(record)
+    told = {name: value for name, value in fields.items() if value is not None}
+    (log.debug if quiet else log.info)("request", **told)
 
 
-def _milliseconds(since: float) -> int:
-    return round((time.perf_counter() - since) * 1000)
+def _completion(record: RequestRecord) -> dict[str, Any]:
+    fields = {
+        "model": record.model,
+        "finish_reason": ",".join(record.finish_reasons) or None,
+        "first_token_ms": _milliseconds(record.first_token_seconds),
+        "prompt": None if record.prompt is None else _json(record.prompt),
+    }
+    if (usage := record.usage) is None:
+        return fields
+    fields |= {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+    }
+    if (timings := usage.timings) is not None:
+        fields |= {
+            "queue_ms": _milliseconds(timings.queue),
+            "prefill_ms": _milliseconds(timings.prefill),
+            "decode_ms": _milliseconds(timings.decode),
+        }
+    return fields
+
+
+def indented_traceback(target: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Over several lines, none of which looks like a log line: messages may quote what a client wrote."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    for line in plain.getvalue().split("\n"):
+        if line:
+            target.write(f"\n    {one_line(line)}")
+
+
+def _json(value: object, **options: Any) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)

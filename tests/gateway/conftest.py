@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.serving import ScriptedBackend, serving
-from worker.protocol import Event, ModelInfo, Request
+from worker.protocol import Event, ModelInfo, Request, WorkerStats
 
 
 @dataclass
@@ -26,6 +26,9 @@ class StandIn:
 
     async def not_ready(self) -> Sequence[str]:
         return await self.current.not_ready()
+
+    async def stats(self) -> Sequence[WorkerStats]:
+        return await self.current.stats()
 
     async def running_models(self) -> Sequence[str]:
         return await self.current.running_models()

@@ -8,14 +8,32 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from tests.worker.engine.fake_runner import make_engine
 from worker.modal_side import RemoteWorker
-from worker.protocol import Accepted, Batch, ChatRequest, Event, Finished, Request, TextDelta, WorkerFailed
+from worker.protocol import (
+    Accepted,
+    Batch,
+    ChatRequest,
+    Event,
+    Finished,
+    Request,
+    TextDelta,
+    WorkerFailed,
+    WorkerStats,
+)
 
 LONG = 600.0
 TEXT = [f"{i} " for i in range(60)]
 
 
-class FastWorker:
+class TellsOfItself:
+    """What every worker says along with its answers."""
+
+    async def stats(self) -> list[WorkerStats]:
+        return [WorkerStats("w", "model", make_engine().stats())]
+
+
+class FastWorker(TellsOfItself):
     """Writes TEXT, a word at a time and faster than anybody could carry it away; then may raise `error`."""
 
     def __init__(self, error: Exception | None = None, alive: bool = True) -> None:
@@ -31,7 +49,7 @@ class FastWorker:
         yield [Finished(0, "stop")]
 
 
-class StuckWorker:
+class StuckWorker(TellsOfItself):
     """Accepts, writes a word, and then nothing more; `freed` when it was made to end."""
 
     alive = True
@@ -132,6 +150,27 @@ def test_an_abort_ends_the_pause() -> None:
     assert text_of(asyncio.run(leave())) != "".join(TEXT)
 
 
+def test_a_stream_without_text_gives_signs_of_life() -> None:
+    async def listen() -> list[Batch]:
+        remote = RemoteWorker(StuckWorker(), never, stay, LONG)  # type: ignore[arg-type]
+        remote.SECONDS_BETWEEN_SIGNS = 0.01
+        stream = remote.chat(request())
+        received = [await anext(stream) for _ in range(5)]
+        await stream.aclose()
+        return received
+
+    received = asyncio.run(listen())
+    assert text_of(received) == "word"
+    assert [(batch.events, batch.error) for batch in received[-2:]] == [([], None)] * 2
+
+
+def test_figures_come_along_with_the_first_batch_and_the_last() -> None:
+    received = asyncio.run(batches(remote_worker()))
+    assert len(received) > 3
+    told = [batch.stats is not None for batch in received]
+    assert told == [True] + [False] * (len(told) - 2) + [True]
+
+
 def test_without_streaming_there_is_one_batch() -> None:
     (only,) = asyncio.run(batches(remote_worker(), stream=False))
     assert text_of([only]) == "".join(TEXT)
@@ -186,7 +225,7 @@ def test_whatever_goes_wrong_ends_the_answer_with_an_error_and_is_logged(
     assert text_of(received) == "".join(TEXT)
     assert isinstance(received[-1].error, WorkerFailed)
     assert "The worker failed on this request" in str(received[-1].error)
-    [record] = caplog.records
+    [record] = [record for record in caplog.records if record.exc_info]
     assert record.exc_info
     assert record.exc_info[1] is error
 

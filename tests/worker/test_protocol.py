@@ -11,6 +11,7 @@ def test_worker_errors_survive_pickling() -> None:
     failures: list[WorkerError] = [
         ContextLengthExceeded(512, 600, "messages"),
         ContextLengthExceeded(512, 600, at_least=True).of("messages"),
+        ContextLengthExceeded(512, 600, "messages", True).beside_tools(100),
         Overloaded("full", 2),
         WorkerFailed("dead"),
     ]

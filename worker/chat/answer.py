@@ -10,7 +10,7 @@ from typing import Protocol
 
 from worker.engine.sequence import Output
 from worker.engine.stream import CompletionStream
-from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogprob, Usage
+from worker.protocol import Event, Finished, FinishReason, TextDelta, Timings, TokenLogprob, Usage
 
 
 class Reader(Protocol):
@@ -87,6 +87,7 @@ class Answer:
             completion_tokens=sum(stream.completion_tokens for stream, _ in self.choices),
             cached_tokens=sum(stream.cached_tokens for stream, _ in self.choices[:: self.num_each]),
             reasoning_tokens=sum(self.count(reader.thought) for _, reader in self.choices if reader.thought),
+            timings=longest([stream.timings for stream, _ in self.choices]),
         )
 
     async def events(self) -> AsyncGenerator[list[Event]]:
@@ -123,6 +124,15 @@ class Answer:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+def longest(timings: Sequence[Timings]) -> Timings | None:
+    """Of choices that run side by side: each phase as long as the slowest took for it."""
+    if not timings:
+        return None
+    return Timings(
+        max(t.queue for t in timings), max(t.prefill for t in timings), max(t.decode for t in timings)
+    )
 
 
 def blocking_events(choices: Sequence[Choice]) -> Iterator[list[Event]]:

@@ -46,13 +46,15 @@ class Chat:
     """One conversation, and what its answer is held to.
 
     `messages` are the chat template's own: dicts with `role`, `content` (text) and, where they apply, `name`,
-    `tool_calls`, `tool_call_id`, `reasoning_content`. `template_kwargs` are variables for the template.
+    `tool_calls`, `tool_call_id`, `reasoning_content`. `template_kwargs` are variables for the template. If it
+    `continues`, the last message is what the assistant has begun to say.
     """
 
     messages: Sequence[Mapping[str, Any]]
     tool_use: ToolUse | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
+    continues: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -15,7 +15,7 @@ from worker.chat.options import Chat, ResponseFormat, ToolUse
 from worker.chat.reader import AnswerReader
 from worker.chat.schema.document import SchemaError
 from worker.chat.schema.enforceable import enforceable, json_rule
-from worker.chat.template import RESERVED, ChatTemplate, Prompt
+from worker.chat.template import CONTINUE, RESERVED, ChatTemplate, Prompt
 from worker.chat.tools.offer import (
     call_rules,
     check_strict,
@@ -46,15 +46,35 @@ def prepare(chat: Chat, template: ChatTemplate, constraints: Constraints) -> Pre
     if chat.response_format is not None:
         told.append(_format_instructions(chat.response_format))
     messages = [_without_reasoning(dict(message), template.form) for message in chat.messages]
+    begun = _begun(messages) if chat.continues else None
     variables, ignored = _template_variables(chat, template)
     tools = [definition(tool) for tool in use.tools] if use and template.knows_tools else None
-    prompt = template.prompt(with_instructions(messages, told), tools, **variables)
+    renderer = template.for_tools if tools else template
+    prompt = renderer.prompt(with_instructions(messages, told), tools, **variables)
+    constraint = _constraint(chat, prompt, template.knows_tools, constraints)
+    if begun is not None:
+        if constraint is not None:
+            raise _not_continued("an answer that is held to a format or to a tool")
+        prompt = renderer.continued(prompt, begun)
     return PreparedChat(
         prompt=prompt,
-        constraint=_constraint(chat, prompt, template.knows_tools, constraints),
+        constraint=constraint,
         tool_use=use,
         ignored=ignored,
     )
+
+
+def _begun(messages: list[Message]) -> Message:
+    """The last message, which is taken away."""
+    if not messages or messages[-1]["role"] != "assistant":
+        raise _not_continued("a conversation that does not end with what the assistant has begun to say")
+    if messages[-1].get("tool_calls"):
+        raise _not_continued("a message with calls of tools")
+    return messages.pop()
+
+
+def _not_continued(what: str) -> InvalidRequest:
+    return InvalidRequest(f"Only text can be continued, not {what}.", CONTINUE, "invalid_value")
 
 
 def _without_reasoning(message: Message, form: Format) -> Message:

@@ -40,6 +40,10 @@ RESERVED = frozenset(
 )
 
 
+NEXT_PARAGRAPH = "\n\n"
+CONTINUE = "continue_final_message"  # as vLLM's clients ask for it
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A rendered conversation; `text` has stand-ins where tokens might begin or end in what a client wrote.
@@ -115,13 +119,29 @@ class ChatTemplate:
         offered = hide(normalized_tools(tools)) if tools else []
         try:
             rendered = self._rendered(*hidden, offered, hide(template_kwargs, Place.VARIABLES))
-            tokens = self._with_bos(self._control.tokenize(rendered.text, self._vocabulary))
         except TemplateExhausted as error:
             raise _refused(error) from error
-        except ContextLengthExceeded as error:
-            raise error.of("messages") from None
+        tokens = self._tokens(rendered.text)
         form = choose(self.source, knows_tools=False) if rendered.tells_tools else self.form
         return Prompt(rendered.text, tokens, form)
+
+    def continued(self, prompt: Prompt, begun: Message) -> Prompt:
+        """A prompt of this template with what the assistant has begun to say behind it.
+
+        Raises InvalidRequest for families that do not simply write their answer there.
+        """
+        form, hide = prompt.form, self._control.hide
+        if form.channels or form.answer.begin:
+            raise InvalidRequest("This model's answers cannot be continued.", CONTINUE, "invalid_value")
+        thought, text = begun.get("reasoning_content") or "", prompt.text
+        opened = form.opened_by(text)
+        tags = opened or (form.thinks_with if thought else None)
+        if tags is not None:
+            text += "" if opened else tags.begin
+            text += "" if text.endswith("\n") else "\n"
+            text += f"{hide(thought)}\n{tags.end}{form.after_thinking or NEXT_PARAGRAPH}"
+        text += hide(begun["content"])
+        return Prompt(text, self._tokens(text), form)
 
     @cached_property
     def protects_roles(self) -> bool:
@@ -198,6 +218,12 @@ class ChatTemplate:
                 "add_generation_prompt": True,
             }
         )
+
+    def _tokens(self, text: str) -> list[int]:
+        try:
+            return self._with_bos(self._control.tokenize(text, self._vocabulary))
+        except ContextLengthExceeded as error:
+            raise error.of("messages") from None
 
     def _with_bos(self, tokens: list[int]) -> list[int]:
         bos = self._vocabulary.bos

@@ -7,24 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 
 from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
 from worker.engine.prefix_folder import PrefixFolder
 from worker.engine.prefix_index import Tier, common_prefix
 from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
-from worker.engine.sampling import Sampled, sample
+from worker.engine.sampling import Sampled, log_normalizer, sample, token_logprob
 from worker.engine.scheduler import Scheduled, Scheduler
 from worker.engine.sequence import Output, Sequence, State, Waiter
-from worker.protocol import EngineStats, FinishReason, Overloaded, TokenLogprob, WorkerError, WorkerFailed
+from worker.protocol import (
+    STEP_BUCKETS,
+    EngineStats,
+    FinishReason,
+    Overloaded,
+    TokenLogprob,
+    WorkerError,
+    WorkerFailed,
+)
 
 log = logging.getLogger(__name__)
+
+MAX_FAULTS = 3  # one after the other, after which it is no use to begin anew
+CLOSE_SECONDS = 10.0  # for the step under way
+HANGS = "The model's engine hangs. Send the request again; if it stays so, the worker must be restarted."
 
 
 class Engine:
@@ -40,25 +55,37 @@ class Engine:
         cache_bytes: int = 0,
         prefix_folder: PrefixFolder | None = None,
         drafts: bool = True,
+        hang_seconds: float = math.inf,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.kv_cache = KVCache(runner, prefix_cache, cache_bytes, clock, prefix_folder, self._wake_thread)
+        self._new_cache = partial(
+            KVCache, runner, prefix_cache, cache_bytes, clock, prefix_folder, self._wake_thread
+        )
+        self._drafts = drafts
+        self.kv_cache = self._new_cache()
         self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
         self.failure: BaseException | None = None
+        self.hangs = False  # for longer than `hang_seconds`, by the watch's own clock
+        self._hang_seconds = hang_seconds
+        self._num_faults = 0  # one after the other, without a step that worked
         self._clock = clock
         self._capacity = runner.num_slots + max_waiting
         self._turn_began: float | None = None  # None while there is nothing to do
         self._lock = threading.Lock()
         self._unfinished: set[Sequence] = set()  # guarded by the lock: submitted and not yet finished
         self._closed = False
+        self._stop_watching = threading.Event()
         self._waiters: list[Waiter] = []
         self._seconds_per_sequence = 1.0
         self._num_prompt = self._num_cached = self._num_output = 0
         self._num_draft = self._num_accepted = self._num_forced = 0
         self._num_steps = self._num_finished = self._num_failed_decodes = 0
+        self._num_scheduled = self._num_aborted = self._num_failed = 0
+        self._prompt_seconds = self._predicted_seconds = self._step_seconds = 0.0
+        self._num_steps_by_seconds = [0] * (len(STEP_BUCKETS) + 1)
         self._thread: threading.Thread | None = None
 
     # -- from any thread ---------------------------------------------------------------------------------
@@ -66,10 +93,13 @@ class Engine:
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="llama-engine", daemon=True)
         self._thread.start()
+        if self._hang_seconds < math.inf:
+            threading.Thread(target=self._watch, name="llama-watch", daemon=True).start()
 
     @property
     def alive(self) -> bool:
-        return not self._closed and self.failure is None
+        """Whether anything can be submitted; it comes back if what hangs goes on after all."""
+        return not self._closed and self.failure is None and not self.hangs
 
     @property
     def seconds_in_turn(self) -> float:
@@ -89,7 +119,7 @@ class Engine:
     def abort(self, sequence: Sequence) -> None:
         """Let go of a sequence, whatever its state; takes effect before the next step computes anything."""
         self._wake([sequence.channel.close()])
-        self._inbox.put(lambda: self._remove(sequence))
+        self._inbox.put(lambda: self._abort(sequence))
 
     def call(self, function: Callable[[], None]) -> None:
         """Run a function on the engine's thread, between steps, and wait for it."""
@@ -136,6 +166,15 @@ class Engine:
             num_memory_tokens_total=self.kv_cache.num_reused[Tier.MEMORY],
             num_file_tokens_total=self.kv_cache.num_reused[Tier.FILE],
             num_cache_bytes=self.kv_cache.memory.num_bytes,
+            context_length=self.runner.context_length,
+            num_kv_tokens=sum(sequence.num_computed for sequence in tuple(self.scheduler.running)),
+            num_scheduled_total=self._num_scheduled,
+            num_aborted_total=self._num_aborted,
+            num_failed_total=self._num_failed,
+            prompt_seconds_total=self._prompt_seconds,
+            predicted_seconds_total=self._predicted_seconds,
+            step_seconds_total=self._step_seconds,
+            num_steps_by_seconds=tuple(self._num_steps_by_seconds),
         )
 
     def close(self) -> None:
@@ -145,11 +184,20 @@ class Engine:
         if already:
             return
         self._wake_thread()
+        self._stop_watching.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
         self._fail_all(WorkerFailed("The worker is shutting down."))
         self.kv_cache.close()
-        self.runner.close()
+        if self.has_ended:
+            self.runner.close()
+        else:
+            log.error("the engine hangs: its context is left to the process's end")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing computes any more; once closed, only a thread that hangs still does."""
+        return self._thread is None or not self._thread.is_alive()
 
     def check_alive(self) -> None:
         """Raise WorkerFailed when nothing can be submitted any more."""
@@ -157,6 +205,8 @@ class Engine:
             raise WorkerFailed("The model's engine has failed and must be restarted.")
         if self._closed:
             raise WorkerFailed("The worker is shutting down.")
+        if self.hangs:
+            raise WorkerFailed(HANGS)
 
     def _wake_thread(self) -> None:
         self._inbox.put(lambda: None)
@@ -168,21 +218,75 @@ class Engine:
     # -- on the engine's thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
+        computed = True
         try:
             while not self._closed:
-                self._turn_began = time.monotonic()
-                self.drain(wait=self.is_idle)
-                self.step()
+                try:
+                    self._turn_began = time.monotonic()
+                    # Who waits for a file waits as if for work: when it is there, the thread is woken.
+                    self.drain(wait=self.is_idle or not computed)
+                    computed = True
+                    computed = self.step()
+                except Exception as error:
+                    self._begin_anew(error)
+                if self.hangs:
+                    log.warning("the engine goes on after it had hung")
+                    self._reset()
+                    self.hangs = False
         except BaseException as error:
-            log.exception("the engine has failed; everything under way fails with it")
+            log.exception("the engine has failed for good; everything under way fails with it")
             with self._lock:
                 self.failure = error
             self._fail_all(WorkerFailed("The model's engine has failed and must be restarted."))
 
+    def _begin_anew(self, error: Exception) -> None:
+        """Fail what is under way, and go on with an empty cache. Raises `error` where that has not helped."""
+        self._num_faults += 1
+        if self._num_faults > MAX_FAULTS:
+            raise error
+        log.error("the engine has failed; everything under way fails with it", exc_info=error)
+        failed = self._fail_all(
+            WorkerFailed("The model's engine failed on this answer. Send the request again.")
+        )
+        self._reset(failed)
+
+    def _reset(self, failed: Iterable[Sequence] = ()) -> None:
+        """Forget every sequence and every cell."""
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting, *failed):
+            sequence.state = State.FINISHED
+        for slot in self.kv_cache.slots:
+            self.runner.truncate(slot.index, 0)
+        self.kv_cache = self._new_cache()
+        self.scheduler = Scheduler(self.kv_cache, self.runner.max_batch, self._drafts)
+
+    def _watch(self) -> None:
+        """Fail what is under way when a turn does not end.
+
+        Counted in looks and not by the clock, since a process that was stopped for a while has not hung.
+        """
+        pause = min(1.0, self._hang_seconds / 4)
+        looked_at, num_looks = None, 0
+        while not self._stop_watching.wait(pause):
+            num_looks = num_looks + 1 if self._turn_began == looked_at else 0
+            looked_at = self._turn_began
+            if looked_at is not None and num_looks * pause >= self._hang_seconds and not self.hangs:
+                log.error("the engine hangs; everything under way fails")
+                with self._lock:
+                    self.hangs = True
+                self._fail_all(WorkerFailed(HANGS))
+
     def _add(self, sequence: Sequence) -> None:
+        with self._lock:
+            if sequence not in self._unfinished:  # failed with all others before it was here
+                sequence.state = State.FINISHED
+                return
         self.scheduler.add(sequence)
         with self._failing_alone(sequence):
             self._force(sequence)
+
+    def _abort(self, sequence: Sequence) -> None:
+        self._num_aborted += sequence.state is not State.FINISHED
+        self._remove(sequence)
 
     @property
     def is_idle(self) -> bool:
@@ -206,6 +310,7 @@ class Engine:
         scheduled = self.scheduler.schedule()
         if scheduled:
             self._num_steps += 1
+            self._num_scheduled += len(scheduled)
             self._execute(scheduled)
         self._deliver()
         return bool(scheduled)
@@ -229,7 +334,11 @@ class Engine:
             for one in scheduled:  # find out whose fault it is; the others go on
                 self._execute_alone(one)
             return
-        self.scheduler.observe(scheduled, self._clock() - started)
+        self._num_faults = 0
+        seconds = self._clock() - started
+        self._step_seconds += seconds
+        self._num_steps_by_seconds[bisect_left(STEP_BUCKETS, seconds)] += 1
+        self.scheduler.observe(scheduled, seconds)
         self._update(scheduled, logits)
 
     def _execute_alone(self, one: Scheduled) -> None:
@@ -247,6 +356,8 @@ class Engine:
                 break
 
     def _update(self, scheduled: list[Scheduled], logits: Logits) -> None:
+        if any(one.sequence.is_scored for one in scheduled):
+            logits = self._score_prompts(scheduled, logits)
         for one in scheduled:
             sequence = one.sequence
             if sequence.num_computed == sequence.num_cached:
@@ -260,10 +371,40 @@ class Engine:
             self._take_draft(scheduled[0].sequence, scheduled[0].draft, logits)
             return
         sampling = [one.sequence for one in scheduled if one.samples]
+        if any(sequence.max_tokens == 0 for sequence in sampling):
+            logits = logits[[i for i, sequence in enumerate(sampling) if sequence.max_tokens]]
+            for sequence in sampling:
+                if not sequence.max_tokens:
+                    self._finish(sequence, "length")
+            sampling = [sequence for sequence in sampling if sequence.max_tokens]
         if sampling:
             sampled = sample(logits, [s.sampler for s in sampling], self.vocabulary)
             for sequence, token in zip(sampling, sampled, strict=True):
                 self._take(sequence, token)
+
+    def _score_prompts(self, scheduled: list[Scheduled], logits: Logits) -> Logits:
+        """Note how likely the prompts' tokens were that rows are about; the rows to sample from are left."""
+        end, left = 0, []
+        for one in scheduled:
+            start, end = end, end + _num_logits(one)
+            if one.samples:
+                left.append(end - 1)
+            if one.sequence.is_scored:
+                self._score(one.sequence, logits[start:end])
+        return logits[left]
+
+    def _score(self, sequence: Sequence, rows: Logits) -> None:
+        """`rows` are of the tokens that follow those that were computed before, each about the next one."""
+        start, scores = sequence.num_computed, sequence.prompt_scores
+        if start == 0:  # also of one that had to begin again
+            piece = self.vocabulary.piece(sequence.tokens[0])
+            scores[:] = [TokenLogprob(piece.decode("utf-8", "replace"), math.nan, piece)]
+        num_top = sequence.sampler.params.logprobs or 0
+        for row, token in zip(rows, sequence.tokens[start + 1 : sequence.num_prompt], strict=False):
+            scores.append(token_logprob(row, log_normalizer(row), token, num_top, self.vocabulary))
+        if start + len(rows) == sequence.num_prompt:
+            sequence.was_scored, sequence.prompt_scores = True, []
+            self._put(sequence, Output(logprobs=tuple(scores)))
 
     def _take_draft(self, sequence: Sequence, draft: tuple[int, ...], logits: Logits) -> None:
         """Sample token after token, for as long as the draft has those that come."""
@@ -314,8 +455,11 @@ class Engine:
     def _append(self, sequence: Sequence, token: int, logprob: TokenLogprob | None = None) -> bool:
         """Whether the sequence goes on."""
         if self.vocabulary.is_end(token):
+            if sequence.scores_prompt:  # who reads those reads the last one as that of the next token
+                sequence.detokenizer.push(b"", logprob)
             self._finish(sequence, "stop")
             return False
+        sequence.first_token = sequence.first_token or time.monotonic()
         sequence.tokens.append(token)
         self._num_output += 1
         text, logprobs = sequence.detokenizer.push(self.vocabulary.piece(token), logprob)
@@ -336,14 +480,19 @@ class Engine:
     ) -> None:
         rest, more = sequence.detokenizer.flush()
         self._num_finished += 1
-        took = time.monotonic() - sequence.arrived
+        sequence.ended = time.monotonic()
+        took = sequence.ended - sequence.arrived
         self._seconds_per_sequence += 0.1 * (took - self._seconds_per_sequence)
+        first_token = sequence.first_token or sequence.ended
+        self._prompt_seconds += first_token - (sequence.admitted or first_token)
+        self._predicted_seconds += sequence.ended - first_token
         stop = sequence.detokenizer.stopped_by
         last = Output(text + rest, logprobs + more, finish_reason=reason, stop=stop)
         self._put(sequence, last, last=True)
         self._remove(sequence)
 
     def _fail(self, sequence: Sequence, error: WorkerError) -> None:
+        self._num_failed += 1
         self._put(sequence, Output(error=error), last=True)
         self._remove(sequence)
 
@@ -376,12 +525,13 @@ class Engine:
             except RuntimeError:  # the loop is closed, and with it whoever waited
                 log.debug("a consumer's event loop was closed")
 
-    def _fail_all(self, error: WorkerError) -> None:
+    def _fail_all(self, error: WorkerError) -> list[Sequence]:
+        """All that was under way; from any thread."""
         with self._lock:
             unfinished, self._unfinished = list(self._unfinished), set()
-        for sequence in unfinished:
-            self._put(sequence, Output(error=error), last=True)
-        self._deliver()
+        self._num_failed += len(unfinished)
+        self._wake([sequence.channel.put(Output(error=error), last=True) for sequence in unfinished])
+        return unfinished
 
     def _pin(self, tokens: list[int]) -> None:
         if not self.kv_cache.prefix_cache or not tokens:
@@ -401,8 +551,13 @@ def _chunk(scheduled: Scheduled) -> Chunk:
     start = sequence.num_computed
     tokens = sequence.tokens[start : start + scheduled.num_tokens]
     tokens += scheduled.draft
-    num_logits = 1 + len(scheduled.draft) if scheduled.samples else 0
-    return Chunk(sequence.slot, start, tokens, num_logits)
+    return Chunk(sequence.slot, start, tokens, _num_logits(scheduled))
+
+
+def _num_logits(scheduled: Scheduled) -> int:
+    if scheduled.sequence.is_scored:
+        return scheduled.num_tokens
+    return 1 + len(scheduled.draft) if scheduled.samples else 0
 
 
 def _resolve(futures: list[asyncio.Future[None]]) -> None:

@@ -208,7 +208,7 @@ class KVCache:
     # -- what there is -----------------------------------------------------------------------------------
 
     def _match(self, sequence: Sequence) -> list[Step]:
-        return self.index.match(sequence.tokens) if self.prefix_cache else []
+        return self.index.match(sequence.tokens) if self.prefix_cache and not sequence.is_scored else []
 
     def _sources(self, sequence: Sequence, steps: list[Step]) -> Iterator[Source]:
         """The longest prefix that any slot can give, and the longest of any state in memory."""

@@ -79,11 +79,12 @@ class PrefixFolder:
         self.folder, self.identity, self.max_bytes = folder, identity, max_bytes
         self._prefix = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="prefix-files")
-        self._found = self._executor.submit(self._scan)
+        self._scanning: Future[list[tuple[Stored, list[int]]]] | None = self._executor.submit(self._scan)
 
     def found(self) -> list[tuple[Stored, list[int]]]:
-        """What there was for this model in the beginning, with its tokens; waits for it."""
-        return self._found.result()
+        """What there is for this model, with its tokens; waits for it, which has begun with the folder."""
+        scanning, self._scanning = self._scanning or self._executor.submit(self._scan), None
+        return scanning.result()
 
     def write(self, tokens: list[int], state: State) -> Future[Stored | None]:
         """None where that did not work, or there is no room; the log says why."""

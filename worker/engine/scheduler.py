@@ -6,12 +6,13 @@ Knows sequences and slots, never logits. First come, first served, but for fairn
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass
 
 from worker.engine.fair_queue import FairQueue
 from worker.engine.kv_cache import KVCache
-from worker.engine.sequence import Sequence, State
+from worker.engine.sequence import MAX_SCORED, Sequence, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +153,12 @@ class Scheduler:
             num_forced = num_scheduled - num_decodes  # which cost as much
             allowed = share - self._overdrawn - num_forced
         scheduled: list[Scheduled] = []
+        num_scored = 0
         for sequence in self._in_prefill():
             if allowed <= 0 or budget <= 0:
                 break
+            if sequence.is_scored and num_scored + sequence.num_due > MAX_SCORED:
+                continue
             num_tokens = sequence.num_due
             begun = sequence.num_computed > sequence.num_cached  # the end of a long prompt is not short
             if num_tokens > (share if begun else short):
@@ -165,6 +169,7 @@ class Scheduler:
                 num_tokens = budget
             budget -= num_tokens
             allowed -= num_tokens
+            num_scored += num_tokens if sequence.is_scored else 0
             scheduled.append(Scheduled(sequence, num_tokens, num_tokens == sequence.num_uncomputed))
         self._overdrawn = max(0, -allowed) if paced else 0
         return scheduled
@@ -221,6 +226,7 @@ class Scheduler:
             sequence = admitted.pop(0)
             self.kv_cache.acquire(sequence)
             sequence.state = State.RUNNING
+            sequence.admitted = sequence.admitted or time.monotonic()
             self.running.append(sequence)
         for sequence in reversed(admitted):
             self.waiting.put_back(sequence)

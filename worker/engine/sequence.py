@@ -88,6 +88,10 @@ class State(Enum):
     FINISHED = auto()
 
 
+# Prompt tokens in a step that want logits, each of which takes memory for the whole vocabulary.
+MAX_SCORED = 64
+
+
 class Donor(Protocol):
     """Another sequence, or a file: what a sequence waits for, to have its prefix."""
 
@@ -120,9 +124,15 @@ class Sequence:
     lookup: PromptLookup = field(default_factory=PromptLookup)
     donor: Donor | None = None  # what will bring the prefix this one needs
     client: str = ""  # slots are shared fairly between clients; by default all are one
+    scores_prompt: bool = False  # the log probabilities of its prompt's tokens are wanted
+    was_scored: bool = False
+    prompt_scores: list[TokenLogprob] = field(default_factory=list)  # of what is computed, until all is
     snapshots: list[int] = field(default_factory=list)  # lengths of the prompt at which to save the state
     file_length: int = 0  # the one of them whose state is to be a file
     arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0  # when it first had a slot, its first token, its last; 0 until then
+    first_token: float = 0.0
+    ended: float = 0.0
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.tokens)
@@ -138,7 +148,8 @@ class Sequence:
     @property
     def num_due(self) -> int:
         """Uncomputed tokens up to the next place to stop at."""
-        return (self.snapshots[0] if self.snapshots else len(self.tokens)) - self.num_computed
+        due = (self.snapshots[0] if self.snapshots else len(self.tokens)) - self.num_computed
+        return min(due, MAX_SCORED) if self.is_scored else due
 
     @property
     def is_prefill(self) -> bool:
@@ -148,3 +159,8 @@ class Sequence:
     def is_pending(self) -> bool:
         """As a donor: whether it is still computing the prompt that it shares."""
         return self.state is State.RUNNING and self.is_prefill
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether all that is computed now wants logits, so that nothing of it may come from a cache."""
+        return self.scores_prompt and not self.was_scored

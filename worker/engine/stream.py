@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 import uuid
@@ -11,7 +12,7 @@ from typing import Any
 
 from worker.engine.engine import Engine
 from worker.engine.sequence import Output, Sequence
-from worker.protocol import FinishReason, TokenLogprob
+from worker.protocol import FinishReason, Timings, TokenLogprob
 
 
 class CompletionStream:
@@ -42,6 +43,15 @@ class CompletionStream:
     @property
     def completion_tokens(self) -> int:
         return self._sequence.num_output
+
+    @property
+    def timings(self) -> Timings:
+        """What has passed by now, where it has not ended."""
+        sequence = self._sequence
+        ended = sequence.ended or time.monotonic()
+        first_token = sequence.first_token or ended
+        admitted = sequence.admitted or first_token
+        return Timings(admitted - sequence.arrived, first_token - admitted, ended - first_token)
 
     def abort(self) -> None:
         """Stop generating; never blocks, from any thread, any number of times."""
@@ -145,6 +155,9 @@ class CompletionStream:
         return {
             "tokens": [entry.token for entry in entries],
             "text_offset": offsets,
-            "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [{t.token: t.logprob for t in (*entry.top, entry)} for entry in entries],
+            "token_logprobs": [None if math.isnan(entry.logprob) else entry.logprob for entry in entries],
+            "top_logprobs": [
+                None if math.isnan(entry.logprob) else {t.token: t.logprob for t in (*entry.top, entry)}
+                for entry in entries
+            ],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import partial
@@ -20,10 +21,11 @@ from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
 from worker.llama.chat_handler import ChatHandler, ChatStream
-from worker.llama.context import MIB, LlamaRunner, divide_memory
+from worker.llama.context import LlamaRunner
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
+from worker.llama.memory import MIB, divide_memory
 from worker.llama.recommended import recommended_sampling as recommended
 from worker.llama.samplers import llama_chain
 from worker.llama.slot_memory import measure_slot_memory
@@ -59,6 +61,7 @@ class BatchedLlama(llama_cpp.Llama):
         cache_dir_mb: int = 2048,
         prompt_lookup: bool = True,
         recommended_sampling: bool = True,
+        hang_seconds: float = math.inf,
         chat_template: str | None = None,
         kv_unified: bool = False,
         n_ubatch: int = 512,
@@ -85,7 +88,7 @@ class BatchedLlama(llama_cpp.Llama):
         slot_memory = measure_slot_memory(self._model, self._ctx.ctx)
         slot_bytes = slot_memory.num_bytes(self.context_length, n_ubatch)
         self.num_slots, cache_mb = divide_memory(
-            self._model, slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
+            self._model.size(), slot_bytes, memory_mb, num_slots, cache_mb if prefix_cache else 0
         )
         self.vocabulary = LlamaVocabulary(self._model, context_length=self.context_length)
         self.constraints = Constraints(partial(read_token_table, self._model, self.vocabulary))
@@ -122,6 +125,7 @@ class BatchedLlama(llama_cpp.Llama):
             prefix_cache=prefix_cache,
             cache_bytes=cache_mb * MIB,
             prefix_folder=folder,
+            hang_seconds=hang_seconds,
             drafts=prompt_lookup and slot_memory.can_truncate,  # or a draft could not be taken back
         )
         self.engine.start()
@@ -161,6 +165,8 @@ class BatchedLlama(llama_cpp.Llama):
         engine = getattr(self, "engine", None)
         if engine is not None:
             engine.close()
+            if not engine.has_ended:
+                return  # it computes with this model still, or hangs in it
         super().close()
 
     def create_chat_completion(  # type: ignore[override]
@@ -203,7 +209,8 @@ class BatchedLlama(llama_cpp.Llama):
 
         What is left out is what the model's file recommends, otherwise OpenAI's default; `tfs_z` has no
         effect. Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is
-        computed.
+        computed. With `echo` and `logprobs`, the prompt's log probabilities come before the text's, and a
+        `max_tokens` of 0 is no text at all.
         """
         if suffix is not None:
             raise InvalidRequest("'suffix' is not supported.", "suffix")
@@ -222,6 +229,8 @@ class BatchedLlama(llama_cpp.Llama):
             logprobs=logprobs,
         )
         self._check_bias(params.logit_bias)
+        scores_prompt = echo and logprobs is not None
+        least = 0 if scores_prompt else 1
         sequence = Sequence(
             tokens,
             Sampler(
@@ -231,7 +240,8 @@ class BatchedLlama(llama_cpp.Llama):
                 last_n=self.last_n_tokens_size,
             ),
             Detokenizer(params.stop),
-            max_tokens=room if max_tokens is None or max_tokens <= 0 else min(max_tokens, room),
+            max_tokens=room if max_tokens is None or max_tokens < least else min(max_tokens, room),
+            scores_prompt=scores_prompt,
         )
         if logits_processor is not None:
             sequence.sampler.processor = _processor(logits_processor, sequence.tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.chat import options
@@ -55,6 +55,7 @@ class ChatHandler:
         response_format: Mapping[str, Any] | None = None,
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
         functions: Any = None,
         function_call: Any = None,
         logprobs: bool | None = None,
@@ -78,14 +79,16 @@ class ChatHandler:
             response_format=response_format,
             reasoning_effort=reasoning_effort,
             chat_template_kwargs=chat_template_kwargs,
+            continue_final_message=continue_final_message,
+            context_length=llama.n_ctx(),
         )
         model = sampling.get("model") or llama.model_path
         answer = ChatStream(llama.count_tokens, prepared.ignored, num_each=n, model=model)
         with answer.aborted_on_error():
             for index in range(n):
-                completion = _create_completion(
-                    llama,
+                completion: CompletionStream = llama.create_completion(
                     prepared.prompt.tokens,
+                    stream=True,
                     grammar=prepared.constraint or grammar,
                     logprobs=(top_logprobs or 0) if logprobs else None,
                     max_tokens=max_tokens,
@@ -105,21 +108,32 @@ class ChatHandler:
         response_format: Mapping[str, Any] | None = None,
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+        context_length: int | None = None,
     ) -> PreparedChat:
-        """The prompt, and what its answer is held to."""
+        """The prompt, and what its answer is held to. ContextLengthExceeded says what the tools take."""
         chat = Chat(
             messages,
             options.tool_use(tools, tool_choice, parallel_tool_calls),
             options.response_format(response_format),
             reasoning_effort,
+            continue_final_message,
             chat_template_kwargs or {},
         )
-        return prepare(chat, self.template, self.constraints)
+        try:
+            prepared = prepare(chat, self.template, self.constraints)
+            if context_length is not None and len(prepared.prompt.tokens) >= context_length:
+                raise ContextLengthExceeded(context_length, len(prepared.prompt.tokens), "messages")
+        except ContextLengthExceeded as error:
+            raise self._beside_tools(error, chat) from None
+        return prepared
 
-
-def _create_completion(llama: Any, tokens: list[int], **arguments: Any) -> CompletionStream:
-    try:
-        completion: CompletionStream = llama.create_completion(tokens, stream=True, **arguments)
-    except ContextLengthExceeded as error:
-        raise error.of("messages") from None
-    return completion
+    def _beside_tools(self, error: ContextLengthExceeded, chat: Chat) -> ContextLengthExceeded:
+        """With how long the prompt is without its tools, if that can be told."""
+        if chat.tool_use is None:
+            return error
+        try:
+            alone = prepare(replace(chat, tool_use=None), self.template, self.constraints)
+        except InvalidRequest:
+            return error
+        return error.beside_tools(len(alone.prompt.tokens))

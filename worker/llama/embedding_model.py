@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.engine.embedder import Embedder, Vectors
+from worker.engine.embedder import Embedder, EmbedderStats, Vectors
 from worker.llama.cpu_variants import load_cpu_variant
 from worker.llama.embedding_context import EmbeddingContext
 from worker.llama.library import llama_cpp
@@ -59,9 +59,12 @@ class EmbeddingModel:
         return self._embedder.alive
 
     @property
-    def seconds_in_batch(self) -> float:
-        """How long what is computed now has taken; 0 without work."""
-        return self._embedder.seconds_in_batch
+    def is_full(self) -> bool:
+        """Whether a request would be refused now."""
+        return self._embedder.is_full
+
+    def stats(self) -> EmbedderStats:
+        return self._embedder.stats()
 
     def tokens(self, inputs: Sequence[str | Sequence[int]]) -> list[list[int]]:
         """Of each input: a text between the special tokens that the model expects, tokens as they stand.

@@ -80,6 +80,15 @@ def _is_further_part(path: Path) -> bool:
     return part is not None and int(part[1]) > 1
 
 
+def size_of(path: Path) -> int:
+    """Bytes of the model, of all its parts if it is split."""
+    name, split, count = path.name.rpartition("-00001-of-")
+    if not split:
+        return path.stat().st_size
+    parts = (part for part in path.parent.iterdir() if part.name.startswith(f"{name}-"))
+    return sum(part.stat().st_size for part in parts if part.name.endswith(f"-of-{count}"))
+
+
 def sentence(error: Exception) -> str:
     """What it says, ready to be followed by another sentence."""
     return f"{str(error).strip().removesuffix('.')}."

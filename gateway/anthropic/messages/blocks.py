@@ -83,12 +83,8 @@ def text_of(text: str | Sequence[TextBlock]) -> str:
 def template_messages(messages: Sequence[InputMessage]) -> list[Message]:
     """The chat template's own form: results are messages, and what one side says in a row is one message.
 
-    Raises a 400 for what is not text, for results of calls that were not made, and for a conversation that
-    ends with what the assistant said.
+    Raises a 400 for what is not text, and for results of calls that were not made.
     """
-    if messages[-1].role == "assistant":
-        why = "what the assistant has begun cannot be continued here. End with a message of the user."
-        raise unsupported(f"messages[{len(messages) - 1}]", why)
     translated: list[Message] = []
     calls = OpenCalls()
     for i, message in enumerate(messages):

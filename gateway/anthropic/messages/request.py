@@ -109,6 +109,7 @@ def names(body: ConversationFields) -> Mapping[str, str]:
     effort = body.output_config and body.output_config.effort
     return {
         "response_format": "output_config.format",
+        "continue_final_message": f"messages[{len(body.messages) - 1}]",
         "reasoning_effort": "output_config.effort" if effort else "thinking",
     }
 
@@ -130,6 +131,7 @@ def _chat_request(
         parallel_tool_calls=use.parallel,
         response_format=_format(body.output_config),
         reasoning_effort=_effort(body),
+        continues=body.messages[-1].role == "assistant",
         **options,
     )
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from gateway.errors import unsupported
 from gateway.json_body import StrictBody
 from gateway.marks import Hint, Refused, refuse_unsupported
 from gateway.openai.chat.messages import Message, template_messages
@@ -41,6 +42,9 @@ class ChatCompletionRequest(SamplingFields, HostedFields, ToolFields, FormatFiel
     top_logprobs: TopLogprobs | None = None
     reasoning_effort: ReasoningEffort | None = None
     chat_template_kwargs: JSONObject | None = None
+    # vLLM's: the answer goes on where the assistant's last message ends.
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     metadata: Annotated[dict[str, str] | None, Hint()] = None
     verbosity: Annotated[Literal["low", "medium", "high"] | None, Hint()] = None
     prediction: Annotated[Prediction | None, Hint()] = None
@@ -80,7 +84,16 @@ def chat_request(body: ChatCompletionRequest, request_id: str) -> ChatRequest:
         response_format=response_format(body),
         reasoning_effort=body.reasoning_effort or None,
         template_kwargs=body.chat_template_kwargs or {},
+        continues=_continues(body),
     )
+
+
+def _continues(body: ChatCompletionRequest) -> bool:
+    continues = bool(body.continue_final_message)
+    if body.add_generation_prompt is continues:
+        why = f"with 'continue_final_message': {str(continues).lower()} it is {str(not continues).lower()}."
+        raise unsupported("add_generation_prompt", why)
+    return continues
 
 
 def ignored_parameters(body: ChatCompletionRequest, request: ChatRequest) -> Iterable[str]:

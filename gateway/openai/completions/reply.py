@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NotRequired
 
@@ -14,11 +15,12 @@ from worker.protocol import Event, Finished, FinishReason, TextDelta, TokenLogpr
 
 
 class LegacyLogprobs(TypedDict):
-    """Parallel lists; `text_offset` counts characters from the text's start."""
+    """Parallel lists; `text_offset` counts characters from the text's start. An echoed prompt's first token
+    has null."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -97,7 +99,15 @@ def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> LegacyLogprobs | N
         offset += len(token.token)
     return {
         "tokens": [token.token for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{top.token: top.logprob for top in (*token.top, token)} for token in tokens],
+        "token_logprobs": [_logprob(token) for token in tokens],
+        "top_logprobs": [_alternatives(token) for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _logprob(token: TokenLogprob) -> float | None:
+    return None if math.isnan(token.logprob) else token.logprob
+
+
+def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
+    return None if math.isnan(token.logprob) else {top.token: top.logprob for top in (*token.top, token)}

@@ -52,11 +52,9 @@ def completion_request(body: TextCompletionRequest, request_id: str) -> Completi
         raise unsupported("suffix", "text can only be continued here, not filled in.")
     if body.best_of not in (None, n):
         raise unsupported("best_of", "every choice that is made is returned. Leave it out or set it to 'n'.")
-    if body.max_tokens == 0:
-        why = "0 asks for no text at all, and this server always writes some. Send 1 or more."
+    if body.max_tokens == 0 and not (body.echo and body.logprobs is not None):
+        why = "0 asks for no text at all, which makes sense with 'echo' and 'logprobs' only. Send 1 or more."
         raise unsupported("max_tokens", why)
-    if body.echo and body.logprobs is not None:
-        raise unsupported("echo", "it cannot be combined with 'logprobs'.")
     prompts = _prompts(_NO_PROMPT if body.prompt is None else body.prompt)
     if len(prompts) * n > MAX_CHOICES:
         raise invalid(f"All prompts together may have at most {MAX_CHOICES} choices.", "n")
@@ -65,7 +63,10 @@ def completion_request(body: TextCompletionRequest, request_id: str) -> Completi
         model=body.model,
         prompts=prompts,
         sampling=sampling_params(
-            body, stop=body.stop, max_tokens=body.max_tokens or _MAX_TOKENS, logprobs=body.logprobs
+            body,
+            stop=body.stop,
+            max_tokens=_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+            logprobs=body.logprobs,
         ),
         n=n,
         echo=bool(body.echo),

@@ -11,11 +11,24 @@ from typing import Any
 
 import pytest
 
-from gateway.backends.local import LocalModels, shared_memory
+from gateway.backends.local import AnyWorker, LocalModels, shared_memory
+from tests.worker.llama.tiny_embedding_models import write_tiny_embedding_model
+from tests.worker.llama.tiny_models import write_tiny_model
 from tests.worker.models.fake_hub import TINY_GGUF
-from worker.llama.context import RESERVED_MB
+from worker.llama.memory import RESERVED_MB
 from worker.models.files import ModelFileError
-from worker.protocol import CompletionRequest, Event, ModelInfo, Overloaded, TextDelta, WorkerFailed
+from worker.protocol import (
+    CompletionRequest,
+    EmbeddingRequest,
+    Event,
+    ModelInfo,
+    Overloaded,
+    SamplingParams,
+    TextDelta,
+    Usage,
+    WorkerFailed,
+)
+from worker.service import load_worker
 from worker.settings import WorkerSettings
 
 SIZE_MB = 100  # of each model, weights and all
@@ -191,3 +204,30 @@ def test_a_memory_that_is_set_is_for_all(files: list[WorkerSettings]) -> None:
 def test_a_file_that_is_none_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="No model file"):
         LocalModels([WorkerSettings(model_path=tmp_path / "missing.gguf")])
+
+
+def test_real_models_take_turns_where_only_one_fits(tmp_path: Path) -> None:
+    paths = [write_tiny_model("llama", tmp_path), write_tiny_embedding_model("bert", tmp_path)]
+    settings = [WorkerSettings(model_path=path, mem_mb=512, llm_slots=1, llm_ctx=256) for path in paths]
+    text = CompletionRequest("id", "tiny-llama", ("ab",), SamplingParams(max_tokens=2))
+    vectors = EmbeddingRequest("id", "tiny-bert", ("ab",))
+
+    async def story() -> None:
+        loaded: list[AnyWorker] = []
+
+        def load(settings: WorkerSettings) -> AnyWorker:
+            loaded.append(load_worker(settings))
+            return loaded[-1]
+
+        def available_mb() -> int:
+            return 0 if any(worker.alive for worker in loaded) else RESERVED_MB
+
+        models = LocalModels(settings, load, available_mb)
+        for request in (text, vectors) * 3:
+            events = [event async for batch in models.chat(request) for event in batch]
+            assert isinstance(events[-1], Usage)
+            assert await models.running_models() == [request.model]
+        assert len(loaded) == 6
+        models.close()
+
+    asyncio.run(story())

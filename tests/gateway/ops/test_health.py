@@ -50,6 +50,10 @@ def test_a_stopping_server_is_not_ready_but_lives() -> None:
         response = httpx.get(f"{url}/ready")
         assert "is stopping" in strict.error(response)["message"]
         assert httpx.get(f"{url}/health").is_success
+        for path in ("/v1/models", "/nowhere"):
+            refused = httpx.get(f"{url}{path}")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            assert strict.error(refused)["code"] == "server_stopping"
 
 
 def test_a_deep_check_of_an_embedding_model_asks_for_a_vector(

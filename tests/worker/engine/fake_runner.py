@@ -10,7 +10,6 @@ import numpy as np
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine
-from worker.engine.prefix_folder import PrefixFolder
 from worker.engine.runner import Chunk, DecodeError, Logits, State
 from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Output
@@ -223,7 +222,7 @@ def make_engine(
     max_waiting: int = 100,
     prefix_cache: bool = True,
     cache_bytes: int = 0,
-    prefix_folder: PrefixFolder | None = None,
+    **options: Any,
 ) -> Engine:
     """An engine without its thread: the test drains and steps."""
     runner = runner or FakeModelRunner()
@@ -233,9 +232,9 @@ def make_engine(
         max_waiting=max_waiting,
         prefix_cache=prefix_cache,
         cache_bytes=cache_bytes,
-        prefix_folder=prefix_folder,
         drafts=not runner.recurrent,
         clock=lambda: runner.time,
+        **options,
     )
 
 

@@ -108,10 +108,27 @@ def test_a_full_queue_is_told(embedder: Embedder, runner: FakeRunner) -> None:
 
 
 def test_how_long_a_batch_takes_is_seen(embedder: Embedder, runner: FakeRunner) -> None:
-    assert embedder.seconds_in_batch == 0
+    assert embedder.stats().seconds_in_batch == 0
     blocked(embedder, runner)
-    before = embedder.seconds_in_batch
-    assert 0 < before < embedder.seconds_in_batch
+    before = embedder.stats().seconds_in_batch
+    assert 0 < before < embedder.stats().seconds_in_batch
+
+
+def test_what_runs_and_waits_is_counted_by_inputs(embedder: Embedder, runner: FakeRunner) -> None:
+    blocked(embedder, runner)
+    waiting = embedder.submit([[1], [2, 2], [3]])
+    now = embedder.stats()
+    assert (now.num_running, now.num_waiting, now.num_finished_total) == (1, 3, 0)
+    assert now.num_tokens_running == 1
+    runner.go.release(1000)
+    waiting.result(10)
+    with pytest.raises(WorkerFailed):
+        embedder.submit([[FAILING]]).result(10)
+    embedder.submit([[1]]).result(10)
+    then = embedder.stats()
+    assert (then.num_finished_total, then.num_failed_total, then.num_tokens_total) == (5, 1, 6)
+    assert then.num_waiting == 0
+    assert then.num_batches_total == sum(then.num_batches_by_seconds)
 
 
 def test_closing_leaves_nobody_waiting(embedder: Embedder, runner: FakeRunner) -> None:

@@ -22,6 +22,7 @@ from tests.worker.engine.fake_runner import (
     submit,
     text_of,
 )
+from worker.engine.engine import MAX_FAULTS
 from worker.engine.sequence import Channel, Output, Sequence, State
 from worker.protocol import Overloaded, WorkerFailed
 
@@ -325,7 +326,7 @@ def test_slow_consumers_get_one_merged_output() -> None:
     assert fetched(sequence) == Output(text_of(continuation([1, 2], 5)))
 
 
-def test_an_unexpected_exception_fails_everything_and_marks_the_engine_dead() -> None:
+def test_exceptions_without_end_mark_the_engine_dead() -> None:
     runner = FakeModelRunner()
     engine = make_engine(runner)
 
@@ -333,11 +334,9 @@ def test_an_unexpected_exception_fails_everything_and_marks_the_engine_dead() ->
         raise ValueError("a bug")
 
     runner.decode = explode  # type: ignore[method-assign, assignment]
-    running, waiting = make_sequence([1]), make_sequence([2])
-    engine.submit(running)
-    engine.submit(waiting)
     engine.start()
-    for sequence in (running, waiting):
+    for _ in range(MAX_FAULTS + 1):
+        engine.submit(sequence := make_sequence([1]))
         assert isinstance(wait_for(sequence).error, WorkerFailed)
     assert not engine.alive
     with pytest.raises(WorkerFailed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,27 @@ def test_a_request_that_everybody_waits_for_is_read_once(tmp_path: Path, kind: d
         check(sequence, prompt)
         assert sequence.num_cached > 250
     assert engine.runner.num_computed < 100  # type: ignore[attr-defined]
+
+
+def test_the_engine_sleeps_while_all_wait_for_a_file(tmp_path: Path) -> None:
+    ask_several(process(tmp_path))
+    executor = Inline()
+    engine = process(tmp_path, executor)
+    engine.start()
+    prompt = [*SYSTEM, 61, 3]
+    sequence = make_sequence(prompt, max_tokens=4)
+    engine.submit(sequence)
+    while sequence.donor is None:
+        engine.call(lambda: None)
+    arrives = sequence.channel.take(threading.Event)
+    assert isinstance(arrives, threading.Event)
+    before = engine.scheduler._num_steps
+    assert not arrives.wait(0.05)
+    assert engine.scheduler._num_steps - before <= 2
+    executor.release()
+    assert arrives.wait(10)
+    engine.close()
+    assert sequence.num_cached > 250
 
 
 def test_who_is_aborted_while_waiting_for_a_file_leaves_nothing_behind(tmp_path: Path) -> None:

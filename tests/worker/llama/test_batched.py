@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -17,17 +17,10 @@ from worker.chat.constraint import ConstraintError
 from worker.engine.runner import Chunk
 from worker.engine.stream import CompletionStream
 from worker.llama.batched import BatchedLlama
-from worker.llama.context import (
-    CACHE_MB,
-    MAX_SLOTS,
-    MIB,
-    PLAIN,
-    RESERVED_MB,
-    LlamaRunner,
-    divide_memory,
-)
+from worker.llama.context import PLAIN, LlamaRunner
 from worker.llama.library import llama_cpp
 from worker.llama.machine import available_cores
+from worker.llama.memory import CACHE_MB, MAX_SLOTS, MIB, RESERVED_MB, divide_memory
 from worker.models.default import default_model
 from worker.models.files import ModelFileError
 from worker.protocol import ContextLengthExceeded, InvalidRequest, Overloaded, WorkerFailed
@@ -123,6 +116,30 @@ def test_log_probabilities_equal_the_librarys(llama: BatchedLlama, stock: llama_
     # Q4_0 kernels round by batch shape.
     assert mine["token_logprobs"] == pytest.approx([float(p) for p in reference["token_logprobs"]], abs=0.1)
     assert [set(top) for top in mine["top_logprobs"]] == [set(top) for top in reference["top_logprobs"]]
+
+
+def test_a_prompts_log_probabilities_are_the_models_own(llama: BatchedLlama, stock: llama_cpp.Llama) -> None:
+    """As an evaluation harness reads them: how likely a continuation is, and whether it is the likeliest."""
+    context, continued = (prompt(llama, text) for text in ("The capital of France is", " Paris, of course."))
+    tokens = context + continued
+    stock.reset()  # type: ignore[no-untyped-call]
+    stock.eval(tokens)
+    direct = llama_cpp.Llama.logits_to_logprobs(stock.scores[: len(tokens)])
+    wanted = [float(direct[i - 1][token]) for i, token in enumerate(tokens) if i >= len(context)]
+    for max_tokens, end in ((0, None), (1, -1)):
+        answer: Any = llama.create_completion(
+            tokens, echo=True, logprobs=1, **{**GREEDY, "max_tokens": max_tokens}
+        )
+        logprobs = answer["choices"][0]["logprobs"]
+        assert logprobs["token_logprobs"][0] is None
+        assert "".join(logprobs["tokens"][:end]) == "The capital of France is Paris, of course."
+        assert logprobs["token_logprobs"][len(context) : end] == pytest.approx(wanted, abs=0.1)
+        likeliest = [int(direct[i - 1].argmax()) == token for i, token in enumerate(tokens) if i]
+        mine = [
+            p == max(top.values())
+            for p, top in zip(logprobs["token_logprobs"][1:end], logprobs["top_logprobs"][1:end], strict=True)
+        ]
+        assert mine == likeliest
 
 
 def test_completions_have_the_librarys_shape(llama: BatchedLlama, stock: llama_cpp.Llama) -> None:
@@ -294,6 +311,22 @@ def test_pinned_prefix_survives_other_work() -> None:
     llama.close()
 
 
+def test_after_a_fault_it_answers_as_before(llama: BatchedLlama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had been computed is gone, and nothing of it is left in the way."""
+    skip_where_rounding_varies(llama)
+    before = ask(llama, QUESTIONS[0])
+    with monkeypatch.context() as broken:
+
+        def fail(num_rows: int) -> NoReturn:
+            raise ValueError("a bug")
+
+        broken.setattr(llama.engine.runner, "_read_logits", fail)
+        with pytest.raises(WorkerFailed):
+            ask(llama, QUESTIONS[1])
+    assert ask(llama, QUESTIONS[0]) == before
+    llama.check_integrity()
+
+
 def test_a_full_batch_has_room_for_the_holes_between_its_slots(llama: BatchedLlama) -> None:
     """llama.cpp aborts the whole process on a batch that is larger than the context was made for."""
     runner = LlamaRunner(llama._model, num_slots=4, context_length=64, n_batch=32, n_threads=1)
@@ -315,8 +348,8 @@ def test_no_token_is_thrown_away_where_a_state_could_not_give_it_back(llama: Bat
 
 
 def test_slots_and_cache_share_what_the_model_leaves(llama: BatchedLlama) -> None:
-    model, slot_bytes = llama._model, 100 * MIB
-    memory_mb = round(RESERVED_MB + model.size() / MIB + 1050)
+    model, slot_bytes = llama._model.size(), 100 * MIB
+    memory_mb = round(RESERVED_MB + model / MIB + 1050)
     slots, cache_mb = divide_memory(model, slot_bytes, memory_mb)
     assert slots == 7
     assert cache_mb == pytest.approx(262, abs=1)

@@ -84,3 +84,30 @@ def test_what_cannot_be_done_is_refused(llama: BatchedLlama) -> None:
         ask(llama, response_format={"type": "xml"})
     with pytest.raises(TypeError, match="temprature"):
         ask(llama, temprature=1)
+
+
+@pytest.mark.parametrize("num_tools", [3, 800])
+def test_a_refusal_for_length_says_what_the_tools_take(llama: BatchedLlama, num_tools: int) -> None:
+    described = {"name": "f", "description": "Look up the weather of a city in the archives. " * 20}
+    tools = [{"type": "function", "function": {**described, "name": f"f{i}"}} for i in range(num_tools)]
+    with pytest.raises(
+        ContextLengthExceeded, match="Please reduce the length of the messages or the tools"
+    ) as refusal:
+        ask(llama, tools=tools)
+    alone = ask(llama, max_tokens=1)["usage"]["prompt_tokens"]
+    error = refusal.value
+    assert error.without_tools == alone
+    in_tools = error.num_tokens - alone
+    least = "at least " if num_tools == 800 else ""
+    assert (
+        f"in {least}{error.num_tokens} tokens ({alone} in the messages, {least}{in_tools} in the tools)"
+        in str(error)
+    )
+
+
+def test_messages_that_are_too_long_by_themselves_are_said_to_be(llama: BatchedLlama) -> None:
+    long = [{"role": "user", "content": "word " * 600}]
+    with pytest.raises(
+        ContextLengthExceeded, match=r"resulted in 6\d\d tokens\. Please reduce the length of the messages\."
+    ):
+        llama.create_chat_completion(long)

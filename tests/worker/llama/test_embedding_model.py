@@ -21,17 +21,22 @@ from worker.llama.embedding_context import CannotEmbed
 from worker.llama.embedding_model import EmbeddingModel, normalised
 from worker.protocol import ContextLengthExceeded, InvalidRequest
 
+N_BATCH = 32
 TEXTS = ["abc def", "a", "gg hh " * 8, *("ab" * length for length in range(1, 40)), "a c " * 30]
 
 
-@pytest.fixture(params=POOLING, scope="module")
+KINDS = [*POOLING.items(), ("qwen3", gguf.PoolingType.MEAN)]
+
+
+@pytest.fixture(params=KINDS, scope="module", ids=lambda kind: f"{kind[0]}-{kind[1].name}")
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_embedding_model(request.param, tmp_path_factory.mktemp("model"))
+    kind, pooling = request.param
+    return write_tiny_embedding_model(kind, tmp_path_factory.mktemp("model"), pooling=pooling)
 
 
 @pytest.fixture(scope="module")
 def model(path: Path) -> Iterator[EmbeddingModel]:
-    model = EmbeddingModel(str(path), n_batch=64)
+    model = EmbeddingModel(str(path), n_batch=N_BATCH)
     yield model
     model.close()
 
@@ -47,7 +52,7 @@ def test_a_batch_gives_what_each_input_gives_alone(model: EmbeddingModel) -> Non
 def test_a_long_input_is_the_same_in_pieces_and_at_once(path: Path, model: EmbeddingModel) -> None:
     at_once = EmbeddingModel(str(path), n_batch=CONTEXT)
     [tokens] = model.tokens(["a c e " * 21])
-    assert 64 < len(tokens) <= CONTEXT
+    assert N_BATCH < len(tokens) <= CONTEXT
     vectors = [normalised(each.embed([tokens]).result(60)) for each in (model, at_once)]
     assert (vectors[0] * vectors[1]).sum() > 0.9999
     at_once.close()

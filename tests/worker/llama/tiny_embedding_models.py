@@ -69,7 +69,7 @@ def _bert(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
 
 
 def add_word_pieces(writer: gguf.GGUFWriter, words: Sequence[str]) -> None:
-    """The first four are [PAD], [UNK], [CLS] and [SEP]."""
+    """What is in brackets is no text, as [CLS] and [SEP], which have to be there."""
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("bert")
     writer.add_token_list(words)

@@ -9,7 +9,9 @@ import pytest
 
 from compat_tests import strict_messages as strict
 from tests.gateway.anthropic.messages.asking import HELLO, HI, MESSAGES, SCHEMA, TIME, WEATHER, asked
+from tests.gateway.asking import raising
 from tests.serving import ScriptedBackend
+from worker.protocol import InvalidRequest
 
 CACHED = {"cache_control": {"type": "ephemeral"}}
 
@@ -109,6 +111,19 @@ def test_how_much_to_think_is_told_in_the_workers_words(
     assert asked(client, backend, **options).reasoning_effort == effort
 
 
+def test_what_the_assistant_has_begun_is_continued(client: httpx.Client, backend: ScriptedBackend) -> None:
+    assert asked(client, backend, messages=[HI, {"role": "assistant", "content": "The"}]).continues
+    assert not asked(client, backend).continues
+
+
+def test_what_cannot_be_continued_is_named_by_its_message(
+    client: httpx.Client, backend: ScriptedBackend
+) -> None:
+    backend.script = raising(InvalidRequest("No.", "continue_final_message"), after=0)
+    refusal = client.post(MESSAGES, json={**HELLO, "messages": [HI, {"role": "assistant", "content": "The"}]})
+    assert strict.error(refusal)["message"] == "No."
+
+
 def test_an_output_format_is_enforced(client: httpx.Client, backend: ScriptedBackend) -> None:
     form = {"type": "json_schema", "schema": SCHEMA}
     request = asked(client, backend, output_config={"format": form})
@@ -164,7 +179,6 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
             {"messages": [assistant(use("c1")), *said(result("c1", [IMAGE]))["messages"]]},
             "'messages[1].content[0].content[0]' is not supported",
         ),
-        ({"messages": [HI, {"role": "assistant", "content": "The"}]}, "cannot be continued here"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "no tool 'web_search_20250305'"),
         ({"tools": [{"name": "f"}]}, "'tools[0].input_schema'"),
         ({"tools": [WEATHER, WEATHER]}, "only once"),

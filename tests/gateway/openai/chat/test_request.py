@@ -196,3 +196,23 @@ def test_wrong_values_are_refused_with_what_was_expected(
     envelope = strict.error(response)
     assert envelope["param"] == (param or None)
     assert says in envelope["message"]
+
+
+def test_the_last_message_is_continued_where_that_is_asked_for(
+    client: httpx.Client, backend: ScriptedBackend
+) -> None:
+    asked = {**HELLO, "messages": [*HELLO["messages"], {"role": "assistant", "content": "The"}]}
+    for more, continues in (
+        ({}, False),
+        ({"add_generation_prompt": True}, False),
+        ({"continue_final_message": True}, True),
+        ({"continue_final_message": True, "add_generation_prompt": False}, True),
+    ):
+        client.post(CHAT, json={**asked, **more}).raise_for_status()
+        assert backend.requests[-1].continues is continues
+    for more in (
+        {"add_generation_prompt": False},
+        {"continue_final_message": True, "add_generation_prompt": True},
+    ):
+        refusal = client.post(CHAT, json={**asked, **more})
+        assert (refusal.status_code, strict.error(refusal)["param"]) == (400, "add_generation_prompt")

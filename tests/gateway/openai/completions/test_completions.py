@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -72,7 +73,6 @@ def test_legacy_log_probabilities(client: httpx.Client, backend: ScriptedBackend
     [
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
-        ({"echo": True, "logprobs": 0}, "echo"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [-1]}, "prompt[0]"),
         ({"prompt": ["a", 1]}, "prompt[1]"),
@@ -87,8 +87,30 @@ def test_text_completions_refuse_by_name(client: httpx.Client, change: dict[str,
     assert strict.error(response)["param"] == param
 
 
-def test_a_text_completion_of_no_tokens_is_not_supported(client: httpx.Client) -> None:
-    response = client.post(TEXT, json={"model": "test-model", "prompt": "x", "echo": True, "max_tokens": 0})
+def test_an_echo_with_log_probabilities_may_be_all(client: httpx.Client, backend: ScriptedBackend) -> None:
+    async def script(backend: ScriptedBackend, request: Any) -> AsyncGenerator[list[Event]]:
+        first, second = TokenLogprob("a", math.nan, b"a"), TokenLogprob("b", -1.0, b"b")
+        yield [Accepted(2), TextDelta(0, "ab", (first, second)), Finished(0, "length"), Usage(2, 0)]
+
+    backend.script = script
+    asked = {"model": "test-model", "prompt": "ab", "echo": True, "logprobs": 1, "max_tokens": 0}
+    for stream in (False, True):
+        response = client.post(TEXT, json={**asked, "stream": stream})
+        body = strict.data_frames(response.text)[0] if stream else response.json()
+        assert body["choices"][0]["text"] == "ab"
+        assert body["choices"][0]["logprobs"] == {
+            "tokens": ["a", "b"],
+            "token_logprobs": [None, -1.0],
+            "top_logprobs": [None, {"b": -1.0}],
+            "text_offset": [0, 1],
+        }
+    request = backend.requests[-1]
+    assert (request.echo, request.sampling.logprobs, request.sampling.max_tokens) == (True, 1, 0)
+
+
+@pytest.mark.parametrize("more", [{"echo": True}, {"logprobs": 1}, {}])
+def test_a_text_completion_of_nothing_is_not_supported(client: httpx.Client, more: dict[str, Any]) -> None:
+    response = client.post(TEXT, json={"model": "test-model", "prompt": "x", "max_tokens": 0, **more})
     envelope = strict.error(response)
     assert (envelope["param"], envelope["code"]) == ("max_tokens", "unsupported_parameter")
     assert "Send 1 or more" in envelope["message"]
