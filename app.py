@@ -183,7 +183,8 @@ hub_environment["TQDM_POSITION"] = "-1"
 
 debian = modal.Image.debian_slim(python_version="3.12")
 gateway_image = pinned(
-    *(debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "sse-starlette", "structlog"),
+    *(debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "python-multipart"),
+    *("sse-starlette", "structlog"),
     *(["opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"] if gateway_settings.tracing else []),
 )
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
@@ -363,7 +364,7 @@ def gateway() -> object:
     backend = ModalBackend(
         lambda name: worker_for(name, shelf.served(name)), aborts, shelf.models, shelf.most_under_way
     )
-    return create_app(backend, settings)
+    return create_app(backend, settings, keeps_files=False)
 
 
 def worker_for(name: str, served: Served | None, workers: Any = LlamaWorker) -> Any:
