@@ -24,6 +24,15 @@ PYTHON: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         ("langchain-openai",),
         {"tool": "get_weather", "failure": "OpenAIModelNotFoundError", "reason": {"length", "stop"}},
     ),
+    "langchain-anthropic": (
+        "langchain_anthropic_client.py",
+        ("langchain-anthropic",),
+        {
+            "tool": "get_weather",
+            "failure": "AnthropicModelNotFoundError",
+            "reason": {"max_tokens", "end_turn"},
+        },
+    ),
     "litellm": (
         "litellm_client.py",
         ("litellm", "mcp"),  # which it imports without asking for it
@@ -40,6 +49,11 @@ NODE: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         "openai_node.mjs",
         ("openai",),
         {"tool": "get_weather", "failure": "NotFoundError", "reason": {"length", "stop"}},
+    ),
+    "anthropic": (
+        "anthropic_node.mjs",
+        ("@anthropic-ai/sdk",),
+        {"tool": "get_weather", "failure": "NotFoundError", "reason": {"max_tokens", "end_turn"}},
     ),
     "ai-sdk": (
         "ai_sdk.mjs",

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -25,9 +29,14 @@ from gateway.anthropic.messages.route import router as messages
 from gateway.backends.base import Backend
 from gateway.deps import Gateway
 from gateway.legacy.generate import router as generate
+from gateway.openai.batches.inside import post_to
+from gateway.openai.batches.local import LocalBatches
+from gateway.openai.batches.route import router as batches
 from gateway.openai.chat.route import router as chat
 from gateway.openai.completions.route import router as completions
 from gateway.openai.embeddings.route import router as embeddings
+from gateway.openai.file_store import FileStore
+from gateway.openai.files.route import router as files
 from gateway.openai.models.route import router as models
 from gateway.openai.responses.route import router as responses
 from gateway.openai.responses.store import ResponseStore
@@ -46,11 +55,12 @@ def create_app(
     settings: GatewaySettings,
     stopping: asyncio.Event | None = None,
     tracing: Tracing | None = None,
+    keeps_files: bool = True,
 ) -> FastAPI:
     """The routes, behind the limits; with keys, all but /health and the docs needs one.
 
     Raises StartError where responses cannot be kept, or spans not be sent. Once `stopping` is set, answers
-    under way have SHUTDOWN_GRACE_SECONDS left.
+    under way have SHUTDOWN_GRACE_SECONDS left. `keeps_files`: with files and batches, which run here.
     """
     metrics, stopping = Metrics(), stopping or asyncio.Event()
     app = FastAPI(
@@ -58,8 +68,8 @@ def create_app(
         version=__version__,
         description="Any GGUF model behind OpenAI's and Anthropic's APIs.",
         responses=document.ERROR_RESPONSES,
-        lifespan=_closing_what_was_opened,
-        exception_handlers={RequestValidationError: errors.on_validation, HTTPException: errors.on_http},
+        lifespan=_running_batches,
+        exception_handlers=_handlers(),
         middleware=[
             Middleware(RequestContext, metrics=metrics, tracing=tracing or _tracing(settings)),
             Middleware(
@@ -84,7 +94,7 @@ def create_app(
             ),
             Middleware(Admission, stopping=stopping),
             Middleware(RequireKey, keys=KeyRing(settings.key_list), public=_public_paths(settings)),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes, elsewhere=_larger_bodies(settings)),
             Middleware(NoteRoute),
         ],
     )
@@ -92,7 +102,14 @@ def create_app(
     app.state.responses = ResponseStore(
         settings.responses_db, max_bytes=settings.responses_mb << 20, seconds=settings.responses_seconds
     )
-    for router in (chat, completions, responses, embeddings, messages, models):
+    app.state.files = FileStore(
+        settings.files_dir or _temporary_folder(),
+        max_bytes=settings.files_mb << 20,
+        seconds=settings.files_seconds,
+    )
+    app.state.batches = LocalBatches(app.state.files, post_to(_for_batches(app, metrics)), backend.stats)
+    keeping = (files, batches) if keeps_files else ()
+    for router in (chat, completions, responses, embeddings, messages, models, *keeping):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
     for router in (generate, health, metrics_router(metrics)):
@@ -101,10 +118,55 @@ def create_app(
     return app
 
 
+def _handlers() -> dict[int | type[Exception], Any]:
+    return {RequestValidationError: errors.on_validation, HTTPException: errors.on_http}
+
+
+def _for_batches(app: FastAPI, metrics: Metrics) -> FastAPI:
+    """What the requests of batches go to: the same routes, without what is for clients from outside."""
+    inside = FastAPI(
+        openapi_url=None,
+        exception_handlers=_handlers(),
+        middleware=[
+            Middleware(RequestContext, metrics=metrics),
+            Middleware(errors.AnswerErrors, envelopes={}),
+            Middleware(NoteRoute),
+        ],
+    )
+    inside.state = app.state
+    for router in (chat, completions, responses, embeddings):
+        inside.include_router(router, prefix="/v1")
+    return inside
+
+
 @contextlib.asynccontextmanager
-async def _closing_what_was_opened(app: FastAPI) -> AsyncGenerator[None]:
+async def _running_batches(app: FastAPI) -> AsyncGenerator[None]:
+    """What is kept is closed at the end; batches stop before answers are cut off, to go on from there."""
+    running = asyncio.ensure_future(app.state.batches.run())
+
+    async def end_with_the_server() -> None:
+        await app.state.gateway.stopping.wait()
+        running.cancel()
+
+    watching = asyncio.ensure_future(end_with_the_server())
     yield
+    for task in (watching, running):
+        task.cancel()
+    await asyncio.gather(watching, running, return_exceptions=True)
     app.state.responses.close()
+    if app.state.gateway.settings.files_dir is None:
+        await asyncio.to_thread(shutil.rmtree, app.state.files.folder, ignore_errors=True)
+
+
+def _temporary_folder() -> Path:
+    """Made when it is first written to."""
+    return Path(tempfile.gettempdir()) / f"llama-gateway-{secrets.token_hex(12)}"
+
+
+def _larger_bodies(settings: GatewaySettings) -> dict[str, int]:
+    """Files, with what their form adds."""
+    most = (settings.file_mb << 20) + (64 << 10)
+    return {"/v1/files": most, "/files": most}
 
 
 def _tracing(settings: GatewaySettings) -> Tracing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -57,6 +58,14 @@ class GatewaySettings(BaseSettings):
     responses_seconds: float = Field(
         default=24 * 3600, gt=0, description="how long a response is kept that nobody continues"
     )
+    files_dir: Path | None = Field(
+        default=None,
+        description="folder for the files of `/v1/files` and for batches, which go on there after a restart; "
+        "by default a temporary one, gone with the server",
+    )
+    file_mb: int = Field(default=100, ge=1, description="MiB that one of these files may have")
+    files_mb: int = Field(default=1024, ge=1, description="MiB of these files that are kept for each key")
+    files_seconds: float = Field(default=30 * 24 * 3600, gt=0, description="how long such a file is kept")
     log_level: LogLevel = Field(default="info", description="the least severe log lines to write")
     log_json: bool = Field(default=False, description="log lines as JSON")
     log_prompts: bool = Field(default=False, description="log what models are asked, with all its text")

@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.llama.embedding_context import CannotEmbed
 from worker.llama.embedding_model import EmbeddingModel, normalised
-from worker.models.files import ModelFileError
+from worker.models.files import ModelFileError, slow_type_notice
 from worker.protocol import (
     Accepted,
     Embedded,
@@ -54,6 +54,8 @@ def load_embedding_model(path: Path, settings: WorkerSettings, advice: str) -> E
     except MemoryError as error:
         raise ModelFileError(f"{error}. Set a smaller LLM_CTX, or serve a smaller model.") from error
     seconds = time.perf_counter() - started
+    if slow_type := slow_type_notice(path, model.metadata):
+        log.warning(slow_type)
     log.info(
         "%s: embeddings of %d numbers, %d tokens an input; loaded in %.2f s",
         *(path.name, model.size, model.context_length, seconds),
@@ -90,9 +92,11 @@ class EmbeddingWorker:
         """Why a request would not be answered now; nothing where it would."""
         if not self.alive:
             return ["The model has stopped."]
-        seconds, reasons = self._model.stats().seconds_in_batch, []
-        if seconds > self._settings.llm_stall_seconds:
-            reasons.append(f"The model has been in one batch for {seconds:.0f} seconds.")
+        stats, reasons = self._model.stats(), []
+        # One input of many tokens may be a batch of many times the usual size.
+        num_usual = max(1, stats.num_tokens_running / self._settings.llm_n_batch)
+        if stats.seconds_in_batch > self._settings.llm_stall_seconds * num_usual:
+            reasons.append(f"The model has been in one batch for {stats.seconds_in_batch:.0f} seconds.")
         if self._model.is_full:
             reasons.append("The queue is full.")
         return reasons

@@ -21,16 +21,20 @@ def test_pull_describes_what_it_takes(described: str) -> None:
     assert re.search(described, help)
 
 
+TWO_MODELS = ["--model", "one/same.gguf", "--model", "other/same.gguf"]
+
+
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("arguments", "environment", "says"),
     [
-        ({}, "2 models would be called same. Rename"),
-        ({"MODEL_NAME": "x"}, "MODEL_NAME=x names one model, and 2"),
+        (TWO_MODELS, {}, "2 models would be called same. Rename"),
+        (TWO_MODELS, {"MODEL_NAME": "x"}, "MODEL_NAME=x names one model, and 2"),
+        ([], {"MODEL": "one/same.gguf:other/same.gguf"}, "2 models would be called same. Rename"),
     ],
 )
-def test_models_that_would_share_a_name_stop_the_start(environment: dict[str, str], says: str) -> None:
-    done = CliRunner().invoke(
-        app, ["serve", "--model", "one/same.gguf", "--model", "other/same.gguf"], env=environment
-    )
+def test_models_that_would_share_a_name_stop_the_start(
+    arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    done = CliRunner().invoke(app, ["serve", *arguments], env=environment)
     assert done.exit_code == 2
     assert says in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests.worker.llama.tiny_embedding_models import write_tiny_embedding_model
 from tests.worker.llama.tiny_models import write_tiny_model
 from worker.embedding_service import EmbeddingWorker
+from worker.engine.embedder import EmbedderStats
 from worker.models.files import ModelFileError
 from worker.protocol import (
     STEP_BUCKETS,
@@ -89,6 +91,35 @@ def test_its_figures_are_an_engines(worker: EmbeddingWorker) -> None:
     assert stats.engine.num_finished_total >= 2
     assert len(stats.engine.num_steps_by_seconds) == len(STEP_BUCKETS) + 1
     assert asyncio.run(worker.not_ready()) == []
+
+
+@dataclass
+class BusyModel:
+    """In a batch of `num_tokens` for `seconds` now."""
+
+    seconds: float
+    num_tokens: int
+    is_full: bool = False
+    context_length, alive = 8192, True
+
+    def stats(self) -> EmbedderStats:
+        counts = (0,) * (len(STEP_BUCKETS) + 1)
+        return EmbedderStats(1, 0, self.num_tokens, self.seconds, 0, 0, 0, 0, 0.0, counts)
+
+
+@pytest.mark.parametrize(
+    ("model", "reasons"),
+    [
+        (BusyModel(14, 256), []),
+        (BusyModel(16, 256), ["The model has been in one batch for 16 seconds."]),
+        (BusyModel(16, 8192), []),  # 32 times as many tokens as usual
+        (BusyModel(500, 8192), ["The model has been in one batch for 500 seconds."]),
+        (BusyModel(0, 0, is_full=True), ["The queue is full."]),
+    ],
+)
+def test_a_batch_that_takes_too_long_for_its_size_is_told(model: Any, reasons: list[str]) -> None:
+    worker = EmbeddingWorker(model, WorkerSettings(llm_n_batch=256, llm_stall_seconds=15))
+    assert asyncio.run(worker.not_ready()) == reasons
 
 
 def test_each_kind_refuses_what_the_other_does(worker: EmbeddingWorker, tmp_path: Path) -> None:

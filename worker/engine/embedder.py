@@ -45,6 +45,7 @@ class EmbedderStats:
 
     num_running: int
     num_waiting: int
+    num_tokens_running: int
     seconds_in_batch: float  # how long what is computed now has taken; 0 without work
     num_tokens_total: int
     num_batches_total: int
@@ -74,7 +75,9 @@ class Embedder:
         self._changed = threading.Condition()
         self._closed = False
         self._batch_began: float | None = None
-        self._num_running = self._num_tokens = self._num_finished = self._num_failed = 0
+        self._num_running = self._num_tokens_running = self._num_tokens = self._num_finished = (
+            self._num_failed
+        ) = 0
         self._batch_seconds = 0.0
         self._num_batches_by_seconds = [0] * (len(STEP_BUCKETS) + 1)
         self._thread = threading.Thread(target=self._run, name="llama-embedder", daemon=True)
@@ -95,6 +98,7 @@ class Embedder:
         return EmbedderStats(
             num_running=self._num_running,
             num_waiting=num_waiting,
+            num_tokens_running=self._num_tokens_running,
             seconds_in_batch=0.0 if began is None else time.monotonic() - began,
             num_tokens_total=self._num_tokens,
             num_batches_total=sum(self._num_batches_by_seconds),
@@ -126,16 +130,17 @@ class Embedder:
     def _run(self) -> None:
         while batch := self._next_batch():
             began = self._batch_began = time.monotonic()
-            self._num_running = len(batch)
+            inputs = [job.inputs[index] for job, index in batch]
+            self._num_running, self._num_tokens_running = len(inputs), sum(map(len, inputs))
             try:
-                rows = self._runner.embed([job.inputs[index] for job, index in batch])
+                rows = self._runner.embed(inputs)
             except Exception as error:
                 log.exception("a batch of %d inputs failed", len(batch))
                 self._num_failed += len(batch)
                 self._fail({job for job, _ in batch}, _failure(error))
             else:
                 self._num_finished += len(batch)
-                self._num_tokens += sum(len(job.inputs[index]) for job, index in batch)
+                self._num_tokens += self._num_tokens_running
                 for (job, index), row in zip(batch, rows, strict=True):
                     job.vectors[index] = row
                     job.num_done += 1
@@ -145,7 +150,7 @@ class Embedder:
         self._fail(set(self._jobs), _stopped())
 
     def _note(self, seconds: float) -> None:
-        self._batch_began, self._num_running = None, 0
+        self._batch_began, self._num_running, self._num_tokens_running = None, 0, 0
         self._batch_seconds += seconds
         self._num_batches_by_seconds[bisect_left(STEP_BUCKETS, seconds)] += 1
 

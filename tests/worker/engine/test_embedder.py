@@ -119,6 +119,7 @@ def test_what_runs_and_waits_is_counted_by_inputs(embedder: Embedder, runner: Fa
     waiting = embedder.submit([[1], [2, 2], [3]])
     now = embedder.stats()
     assert (now.num_running, now.num_waiting, now.num_finished_total) == (1, 3, 0)
+    assert now.num_tokens_running == 1
     runner.go.release(1000)
     waiting.result(10)
     with pytest.raises(WorkerFailed):
