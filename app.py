@@ -35,6 +35,7 @@ LONGEST_TIMEOUT = 24 * 60 * MINUTES  # that Modal allows
 SLOTS = 16  # of a worker, unless LLM_SLOTS is set or memory holds fewer
 MODELS = Path("/models")  # where the Volume is mounted
 FILES = Path("/files")
+PREFIXES = MODELS / "prefixes"  # unless LLM_CACHE_DIR is set
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 LLAMA_CPP_PYTHON = "0.3.36"  # as in constraints.txt; what else changes there compiles nothing
 LLAMA_BUILD = Path(__file__).parent / "worker" / "llama"  # what of llama.cpp is compiled, and how
@@ -130,6 +131,7 @@ except ModelFileError as error:
 worker_settings = worker_settings.model_copy(
     update={
         "llm_slots": worker_settings.llm_slots or SLOTS,
+        "llm_cache_dir": worker_settings.llm_cache_dir or PREFIXES,
         # A container may run on all of its machine's cores, of which only the reserved ones are its own.
         "llm_threads": worker_settings.llm_threads
         if "llm_threads" in worker_settings.model_fields_set

@@ -163,6 +163,28 @@ def test_a_worker_that_dies_ends_its_streams_with_an_error(deployment: Deploymen
     httpx.post(chat, json=SHORT, timeout=60).raise_for_status()
 
 
+def test_a_new_worker_knows_the_prefix_that_another_kept_on_the_volume(
+    deployment: Deployment, chat: str
+) -> None:
+    def ask(question: str) -> int:
+        system = {"role": "system", "content": "You know these words: " + "apple pear plum " * 120}
+        body = {**SHORT, "messages": [system, {"role": "user", "content": question}]}
+        reply = httpx.post(chat, json=body, timeout=120).raise_for_status().json()
+        cached: int = reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return cached
+
+    for question in ("Who?", "What?", "Where?", "Name one."):
+        ask(question)
+    folder = deployment.emulator.volume_path("gguf-models") / "prefixes"
+    deadline = time.monotonic() + 10
+    while not list(folder.glob("*.prefix")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for worker in deployment.workers():
+        deployment.emulator.kill(worker.task_id)
+    assert ask("Why?") > 256
+
+
 def test_a_plain_request_survives_its_workers_death(deployment: Deployment, chat: str) -> None:
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(httpx.post, chat, json={**STORY, "max_tokens": 300}, timeout=120)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gateway import __version__
 from gateway.settings import GatewaySettings, StartError, explain
+from gateway.terminal import say
 from worker.models import hub
 from worker.models.default import default_model
 from worker.models.files import FAST_TYPE, ModelFileError
@@ -128,9 +129,7 @@ def _with_models(settings: WorkerSettings, models: Sequence[Path]) -> list[Worke
 def _with_default_model(settings: WorkerSettings) -> WorkerSettings:
     if "model_path" in settings.model_fields_set:
         return settings
-    typer.echo(
-        "No model given: serving SmolLM2-135M-Instruct. Choose your own with --model FILE.gguf.", err=True
-    )
+    say("No model given: serving SmolLM2-135M-Instruct. Choose your own with --model FILE.gguf.", err=True)
     path = default_model()
     name = settings.model_name or "SmolLM2-135M-Instruct"
     return settings.model_copy(update={"model_path": path, "model_name": name})

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-import typer
 import uvicorn
 from fastapi import FastAPI
 
@@ -19,6 +18,7 @@ from gateway.app import create_app
 from gateway.backends.local import local_models, shared_memory
 from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings, StartError
+from gateway.terminal import say
 from worker.llama.interrupts import INTERRUPTED
 from worker.settings import WorkerSettings
 
@@ -63,13 +63,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            typer.echo(self._banner)
+            say(self._banner)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Go on listening while answers under way have their time: who asks is told to come back."""
         self._stopping.set()
         if self.server_state.tasks:
-            typer.echo("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
+            say("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
         deadline = time.monotonic() + self._grace_seconds
         while self.server_state.tasks and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -88,7 +88,7 @@ def run(
     """Load the first model, serve all until told to stop, free them."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
     listener = listen(host, port)
-    typer.echo(f"Loading {worker_settings[0].served_name}…", err=True)
+    say(f"Loading {worker_settings[0].served_name}…", err=True)
     started = time.perf_counter()
     with local_models(shared_memory(worker_settings)) as models:
         stopping = asyncio.Event()

@@ -50,6 +50,14 @@ class WorkerSettings(BaseSettings):
         ge=0,
         description="MiB for conversations without a slot; by default a quarter of MEM_MB beside the model",
     )
+    llm_cache_dir: Path | None = Field(
+        default=None,
+        description="folder for prefixes that several requests began with, across restarts; on Modal "
+        "prefixes on the Volume",
+    )
+    llm_cache_dir_mb: int = Field(
+        default=2048, ge=0, description="most MiB of files in LLM_CACHE_DIR; 0 keeps none there"
+    )
     llm_prompt_lookup: bool = Field(
         default=True, description="draft from the text so far while one request runs alone"
     )

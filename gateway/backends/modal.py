@@ -168,7 +168,7 @@ class ModalBackend:
 
 
 class ModalBatches:
-    """Files on a Volume, and for each batch a call of `spawn(owner, batch_id)`, which Modal sees to its end."""
+    """Files on a Volume, and for each batch a call of `spawn`, which Modal sees to its end."""
 
     def __init__(
         self,

@@ -107,5 +107,6 @@ def test_a_worker_says_why_it_would_not_answer(tmp_path: Path, monkeypatch: pyte
             (reason,) = reasons()
             assert told in reason
     finally:
+        monkeypatch.undo()
         worker.close()
     assert reasons() == ["The engine has stopped."]

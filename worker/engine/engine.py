@@ -19,6 +19,7 @@ from functools import partial
 
 from worker.engine.detokenizer import Vocabulary
 from worker.engine.kv_cache import KVCache
+from worker.engine.prefix_folder import PrefixFolder
 from worker.engine.prefix_index import Tier, common_prefix
 from worker.engine.runner import Chunk, DecodeError, Logits, ModelRunner
 from worker.engine.sampling import Sampled, log_normalizer, sample, token_logprob
@@ -52,13 +53,17 @@ class Engine:
         max_waiting: int,
         prefix_cache: bool = True,
         cache_bytes: int = 0,
+        prefix_folder: PrefixFolder | None = None,
         drafts: bool = True,
         hang_seconds: float = math.inf,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner = runner
         self.vocabulary = vocabulary
-        self._new_cache = partial(KVCache, runner, prefix_cache, cache_bytes, clock)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._new_cache = partial(
+            KVCache, runner, prefix_cache, cache_bytes, clock, prefix_folder, self._wake_thread
+        )
         self._drafts = drafts
         self.kv_cache = self._new_cache()
         self.scheduler = Scheduler(self.kv_cache, runner.max_batch, drafts)
@@ -69,7 +74,6 @@ class Engine:
         self._clock = clock
         self._capacity = runner.num_slots + max_waiting
         self._turn_began: float | None = None  # None while there is nothing to do
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished: set[Sequence] = set()  # guarded by the lock: submitted and not yet finished
         self._closed = False
@@ -179,11 +183,12 @@ class Engine:
             already, self._closed = self._closed, True
         if already:
             return
-        self._inbox.put(lambda: None)
+        self._wake_thread()
         self._stop_watching.set()
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
         self._fail_all(WorkerFailed("The worker is shutting down."))
+        self.kv_cache.close()
         if self.has_ended:
             self.runner.close()
         else:
@@ -203,6 +208,9 @@ class Engine:
         if self.hangs:
             raise WorkerFailed(HANGS)
 
+    def _wake_thread(self) -> None:
+        self._inbox.put(lambda: None)
+
     def _retry_after(self) -> float:
         rounds = 1 + max(0, len(self._unfinished) - self.runner.num_slots) / self.runner.num_slots
         return min(60.0, max(1.0, rounds * self._seconds_per_sequence))
@@ -210,12 +218,15 @@ class Engine:
     # -- on the engine's thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
+        computed = True
         try:
             while not self._closed:
                 try:
                     self._turn_began = time.monotonic()
-                    self.drain(wait=self.is_idle)
-                    self.step()
+                    # Who waits for a file waits as if for work: when it is there, the thread is woken.
+                    self.drain(wait=self.is_idle or not computed)
+                    computed = True
+                    computed = self.step()
                 except Exception as error:
                     self._begin_anew(error)
                 if self.hangs:
@@ -294,14 +305,15 @@ class Engine:
         except queue.Empty:
             pass
 
-    def step(self) -> None:
-        """Compute one batch, and hand on what came of it."""
+    def step(self) -> bool:
+        """Compute one batch, and hand on what came of it; False where there is nothing to compute yet."""
         scheduled = self.scheduler.schedule()
         if scheduled:
             self._num_steps += 1
             self._num_scheduled += len(scheduled)
             self._execute(scheduled)
         self._deliver()
+        return bool(scheduled)
 
     def check_integrity(self) -> None:
         self.scheduler.check_integrity()

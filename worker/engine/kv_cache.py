@@ -1,7 +1,8 @@
 """Which slot holds which tokens: who may run where, and what prefix can be had without computing it.
 
 Pure bookkeeping over a ModelRunner. A slot's cells stay after its sequence has left, until another needs the
-slot; then its state goes to memory, where that is cheaper than to compute it again.
+slot; then its state goes to memory, where that is cheaper than to compute it again. What many begin with goes
+to a file too, and comes back by way of memory.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from worker.engine.costs import Costs
+from worker.engine.file_tier import FileTier, Reading
 from worker.engine.memory_tier import MemoryTier, Saved
+from worker.engine.prefix_folder import PrefixFolder, Read, Stored
 from worker.engine.prefix_index import PrefixIndex, Step, Tier
 from worker.engine.runner import ModelRunner, State
 from worker.engine.sequence import Sequence
@@ -69,12 +73,17 @@ class KVCache:
         prefix_cache: bool = True,
         cache_bytes: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        folder: PrefixFolder | None = None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
+        """`wake` is called, on any thread, when there is something to `collect`."""
         self.runner = runner
         self.prefix_cache = prefix_cache
         self.slots = [Slot(index) for index in range(runner.num_slots)]
         self.index = PrefixIndex()
         self.memory = MemoryTier(self.index, cache_bytes if prefix_cache else 0)
+        has_files = folder is not None and self.memory.max_bytes > 0
+        self.files = FileTier(self.index, folder, wake) if folder is not None and has_files else None
         self.costs = Costs(clock)
         self.num_reused = dict.fromkeys(Tier, 0)  # tokens
         self.transfer_seconds = 0.0  # whoever reads it sets it back
@@ -86,6 +95,15 @@ class KVCache:
     def num_free(self) -> int:
         return sum(slot.owner is None for slot in self.slots)
 
+    def collect(self) -> None:
+        """Take over what was read from files and written to them."""
+        if self.files is not None:
+            self.files.collect()
+
+    def close(self) -> None:
+        if self.files is not None:
+            self.files.close()
+
     def acquire(self, sequence: Sequence) -> None:
         """Give the sequence the slot that costs least, all in all; the caller knows that one is free."""
         steps = self._match(sequence)
@@ -93,7 +111,7 @@ class KVCache:
         plan = self._choose(sequence, steps, sources)
         plan.slot.owner, plan.slot.last_used = sequence, self._next_use()
         sequence.slot = plan.slot.index
-        sequence.donor = self._donor(sequence, steps, plan.length)
+        sequence.donor = self._donor(sequence, steps, plan.length) or self._reading(sequence, steps, plan)
         if sequence.donor is None:
             self._fill(sequence, plan, steps)
 
@@ -147,8 +165,10 @@ class KVCache:
             isinstance(holder, Saved) for holder in self.index.others_at_end(slot)
         )
         if not known and self._has_room_for(length):
-            tokens = sequence.tokens[:length]
-            self.memory.put(tokens, self._save(slot), self.costs.compute(length))
+            tokens, state = sequence.tokens[:length], self._save(slot)
+            self.memory.put(tokens, state, self.costs.compute(length))
+            if self.files is not None and length == sequence.file_length:
+                self.files.store(tokens, state)
 
     def close_gap(self) -> None:
         """Let the last busy slot's sequence change places with what an idle slot between busy ones holds.
@@ -181,6 +201,8 @@ class KVCache:
                 known = slot.cached if owner is None else owner.tokens[: owner.num_prompt]
                 assert self.index.tokens(slot) == known, f"slot {slot.index} is indexed under other tokens"
         self.memory.check_integrity()
+        if self.files is not None:
+            self.files.check_integrity()
         self.index.check_integrity()
 
     # -- what there is -----------------------------------------------------------------------------------
@@ -203,7 +225,7 @@ class KVCache:
         if slot is not None and length:
             free = self.runner.copies_are_free
             yield Source(slot, length, 0.0 if free else self.costs.copy(slot.length))
-        length, saved = _longest_saved(steps, limit)
+        length, saved = _longest(Saved, Tier.MEMORY, steps, limit)
         if saved is not None:
             yield Source(saved, length, self.costs.loaded_byte.per_unit * saved.num_bytes)
 
@@ -221,6 +243,24 @@ class KVCache:
                     owner.snapshots = sorted({*owner.snapshots, shared})
                 return owner
         return None
+
+    def _reading(self, sequence: Sequence, steps: list[Step], plan: Plan) -> Reading | None:
+        """A file on its way, where it is there sooner than its tokens were computed."""
+        if self.files is None:
+            return None
+        length, stored = _longest(Stored, Tier.FILE, steps, _limit(sequence))
+        if stored is None or length <= plan.length or not self.memory.has_room_for(stored.num_bytes):
+            return None
+        transfers = stored.num_bytes * (self.costs.read_byte.per_unit + self.costs.loaded_byte.per_unit)
+        if transfers + self.costs.compute(len(sequence.tokens) - length) >= plan.seconds:
+            return None
+        return self.files.read(stored, self._arrived)
+
+    def _arrived(self, tokens: list[int], read: Read) -> None:
+        self.costs.read_byte.observe(read.state.data.nbytes, read.seconds)
+        saved = self.memory.put(tokens, read.state, self.costs.compute(len(tokens)))
+        if saved is not None:
+            saved.unread = True
 
     # -- where to run ------------------------------------------------------------------------------------
 
@@ -285,6 +325,7 @@ class KVCache:
 
     def _fill(self, sequence: Sequence, plan: Plan, steps: list[Step]) -> None:
         slot, source = plan.slot, plan.source
+        file_length = self._file_length(sequence, steps)
         self._lost += self._loss(plan)
         self._keep(slot, 0 if source is not None else plan.length)
         if source is None:
@@ -304,6 +345,8 @@ class KVCache:
             self._count(plan)
             self.index.insert(slot, sequence.tokens[: sequence.num_prompt])
             self._plan_snapshots(sequence, steps)
+            if file_length:
+                self._make_file(sequence, file_length, steps)
 
     def _count(self, plan: Plan) -> None:
         tier = Tier.SLOT
@@ -321,6 +364,40 @@ class KVCache:
         if steps:
             ends.add(min(steps[-1].depth, _limit(sequence)))
         sequence.snapshots = sorted(end for end in ends if end - sequence.num_computed >= MIN_SHARED)
+
+    def _file_length(self, sequence: Sequence, steps: list[Step]) -> int:
+        """The length of the shared prefix that is to be a file now; 0 for none.
+
+        It is shared where others have gone on differently: the next turn of a conversation is no such case.
+        """
+        if self.files is None or sequence.begun or not steps:
+            return 0
+        depth, node = steps[-1].depth, steps[-1].node
+        if depth == len(sequence.tokens) or (depth == node.depth and not node.children):
+            return 0
+        length = min(depth, _limit(sequence))
+        if self.runner.keeps_every_position:
+            length -= length % self.files.BLOCK
+        if length < self.files.MIN_TOKENS or not self._has_room_for(length):
+            return 0
+        if _longest(Stored, Tier.FILE, steps, length)[0] == length:
+            return 0
+        return length if self.files.is_worth_a_file(sequence.tokens[:length]) else 0
+
+    def _make_file(self, sequence: Sequence, length: int, steps: list[Step]) -> None:
+        """Of a state in memory, or of the slot at just this length, cut down to it if need be."""
+        assert self.files is not None
+        known, saved = _longest(Saved, Tier.MEMORY, steps, length)
+        if saved is not None and known == saved.length == length:
+            self.files.store(sequence.tokens[:length], saved.state)
+            return
+        if sequence.num_computed > length >= self.runner.shortest(sequence.slot):
+            self.runner.truncate(sequence.slot, length)
+            sequence.num_computed = sequence.num_cached = length
+        if sequence.num_computed <= length:
+            sequence.file_length = length
+            sequence.snapshots = sorted({*sequence.snapshots, length})
+            self.snapshot(sequence)
 
     def _keep(self, slot: Slot, kept: int) -> None:
         """Save what is lost when a slot is cut down, where that is cheaper than to compute it again."""
@@ -405,14 +482,19 @@ def _depths(steps: list[Step]) -> dict[Slot, int]:
     }
 
 
-def _longest_saved(steps: list[Step], limit: int) -> tuple[int, Saved | None]:
-    """The longest prefix that a state in memory can give; of several the one that is loaded soonest."""
+SavedOrStored = TypeVar("SavedOrStored", Saved, Stored)
+
+
+def _longest(
+    kind: type[SavedOrStored], tier: Tier, steps: list[Step], limit: int
+) -> tuple[int, SavedOrStored | None]:
+    """The longest prefix that a state of a kind can give; of several the one that is loaded soonest."""
     seen: set[object] = set()
     for step in reversed(steps):
         shared = min(step.depth, limit)
-        holders = step.node.holders[Tier.MEMORY]
+        holders = step.node.holders[tier]
         usable = [
-            h for h in holders - seen if isinstance(h, Saved) and (h.shortest <= shared or h.length <= shared)
+            h for h in holders - seen if isinstance(h, kind) and (h.shortest <= shared or h.length <= shared)
         ]
         if usable:
             best = min(usable, key=_num_bytes)
@@ -421,7 +503,7 @@ def _longest_saved(steps: list[Step], limit: int) -> tuple[int, Saved | None]:
     return 0, None
 
 
-def _num_bytes(saved: Saved) -> int:
+def _num_bytes(saved: Saved | Stored) -> int:
     return saved.num_bytes
 
 

@@ -37,7 +37,6 @@ class Node:
     holders: tuple[set[Holder], set[Holder], set[Holder]] = field(
         default_factory=lambda: (set(), set(), set())
     )
-    num_branched: int = 0  # requests that were the same up to here, and went on as nobody had before
 
     @property
     def num_holders(self) -> int:

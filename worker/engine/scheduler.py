@@ -118,6 +118,7 @@ class Scheduler:
     def schedule(self) -> list[Scheduled]:
         """Admit who fits, then spend the step's token budget: decodes first, then prompts in order."""
         self._num_steps += 1
+        self.kv_cache.collect()
         self._preempt()
         self._admit()
         self._fill_from_donors()
@@ -249,10 +250,9 @@ class Scheduler:
             self.waiting.put_back(last)
 
     def _fill_from_donors(self) -> None:
-        """Sequences that waited for another's prefill go on when it is done, or gone."""
+        """Sequences that waited for another's prefill or a file go on when it is done, or gone."""
         for sequence in self.running:
-            donor = sequence.donor
-            if donor is not None and not (donor.state is State.RUNNING and donor.is_prefill):
+            if sequence.donor is not None and not sequence.donor.is_pending:
                 self.kv_cache.fill(sequence)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Protocol
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.prompt_lookup import PromptLookup
@@ -91,6 +92,15 @@ class State(Enum):
 MAX_SCORED = 64
 
 
+class Donor(Protocol):
+    """Another sequence, or a file: what a sequence waits for, to have its prefix."""
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether waiting still helps."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """`tokens` are the prompt and what was sampled; the first `num_computed` of them are in the KV cache.
@@ -112,12 +122,13 @@ class Sequence:
     slot: int = -1
     stopping: Callable[[list[int]], bool] | None = None  # a caller's own criterion, over all tokens
     lookup: PromptLookup = field(default_factory=PromptLookup)
-    donor: Sequence | None = None  # another sequence that is computing the prefix this one needs
+    donor: Donor | None = None  # what will bring the prefix this one needs
     client: str = ""  # slots are shared fairly between clients; by default all are one
     scores_prompt: bool = False  # the log probabilities of its prompt's tokens are wanted
     was_scored: bool = False
     prompt_scores: list[TokenLogprob] = field(default_factory=list)  # of what is computed, until all is
     snapshots: list[int] = field(default_factory=list)  # lengths of the prompt at which to save the state
+    file_length: int = 0  # the one of them whose state is to be a file
     arrived: float = field(default_factory=time.monotonic)
     admitted: float = 0.0  # when it first had a slot, its first token, its last; 0 until then
     first_token: float = 0.0
@@ -143,6 +154,11 @@ class Sequence:
     @property
     def is_prefill(self) -> bool:
         return self.num_computed < self.num_prompt
+
+    @property
+    def is_pending(self) -> bool:
+        """As a donor: whether it is still computing the prompt that it shares."""
+        return self.state is State.RUNNING and self.is_prefill
 
     @property
     def is_scored(self) -> bool:

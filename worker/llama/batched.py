@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from worker.chat.constraint import Constraint, Constraints
 from worker.chat.prepare import PreparedChat
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine
+from worker.engine.prefix_folder import PrefixFolder
 from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stream import CompletionStream
@@ -27,6 +29,7 @@ from worker.llama.memory import MIB, divide_memory
 from worker.llama.recommended import recommended_sampling as recommended
 from worker.llama.samplers import llama_chain
 from worker.llama.slot_memory import measure_slot_memory
+from worker.llama.state_identity import state_identity
 from worker.llama.token_table import read_token_table
 from worker.llama.vocabulary import LlamaVocabulary
 from worker.protocol import ContextLengthExceeded, EngineStats, InvalidRequest, SamplingParams
@@ -37,8 +40,9 @@ class BatchedLlama(llama_cpp.Llama):
 
     `n_ctx` is the context of each sequence; `num_slots` sequences run at a time, or as many as fit into
     `memory_mb` MiB beside the model; `max_waiting` more queue. `cache_mb` MiB keep conversations that have
-    lost their slots. `chat_template`, a Jinja source, comes before what the model's file has; NoTemplate is
-    raised for one that is not Jinja.
+    lost their slots. `cache_dir` is a folder where prefixes that several requests began with outlast the
+    process, in at most `cache_dir_mb` MiB. `chat_template`, a Jinja source, comes before what the model's
+    file has; NoTemplate is raised for one that is not Jinja.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class BatchedLlama(llama_cpp.Llama):
         max_waiting: int = 128,
         prefix_cache: bool = True,
         cache_mb: int | None = None,
+        cache_dir: Path | None = None,
+        cache_dir_mb: int = 2048,
         prompt_lookup: bool = True,
         recommended_sampling: bool = True,
         hang_seconds: float = math.inf,
@@ -89,6 +95,17 @@ class BatchedLlama(llama_cpp.Llama):
         if self.chat_handler is None:
             template = choose_template(self.metadata, self.vocabulary, chat_template)
             self.chat_handler = ChatHandler(template, self.constraints)  # type: ignore[assignment]
+        folder = None
+        if prefix_cache and cache_dir is not None and cache_dir_mb:
+            identity = state_identity(
+                Path(model_path),
+                n_ctx=self.context_length,
+                kv_unified=kv_unified,
+                type_k=type_k,
+                type_v=type_v,
+                kv_overrides=kwargs.get("kv_overrides"),
+            )
+            folder = PrefixFolder(cache_dir, identity, cache_dir_mb * MIB)
         runner = LlamaRunner(
             self._model,
             num_slots=self.num_slots,
@@ -107,6 +124,7 @@ class BatchedLlama(llama_cpp.Llama):
             max_waiting=max_waiting,
             prefix_cache=prefix_cache,
             cache_bytes=cache_mb * MIB,
+            prefix_folder=folder,
             hang_seconds=hang_seconds,
             drafts=prompt_lookup and slot_memory.can_truncate,  # or a draft could not be taken back
         )

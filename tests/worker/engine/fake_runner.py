@@ -128,9 +128,10 @@ class FakeModelRunner:
         return State(memoryview(array("i", cells)), len(cells), self._shortest_saved(slot))
 
     def load(self, state: State, slot: int, length: int) -> None:
+        assert state.data.format == "i" or len(state.data) == 4 * state.length, "not a state of this runner"
         assert length == state.length or state.shortest <= length <= state.length
         self._pay_for(state.length)
-        self.cells[slot] = state.data.tolist()[:length]
+        self.cells[slot] = state.data.cast("B").cast("i").tolist()[:length]
         self.first[slot] = self._oldest_attended(state.length - 1) if state.shortest else 0
 
     def length(self, slot: int) -> int:

@@ -33,7 +33,7 @@ def plain(path: Path) -> Iterator[BatchedLlama]:
 
 
 def open_model(path: Path, **kwargs: Any) -> BatchedLlama:
-    return BatchedLlama(str(path), n_ctx=1024, n_batch=64, n_ubatch=64, **kwargs)
+    return BatchedLlama(str(path), n_batch=64, n_ubatch=64, **{"n_ctx": 1024, **kwargs})
 
 
 def words(rng: random.Random, number: int) -> list[int]:
@@ -93,6 +93,29 @@ def test_an_edited_message_and_a_second_try_reuse_what_came_before(path: Path, p
         assert llama.stats().num_cached_tokens_total - before == length
     llama.check_integrity()
     llama.close()
+
+
+def test_a_prefix_outlasts_the_process_and_goes_on_as_if_it_had_not_ended(
+    path: Path, plain: BatchedLlama, tmp_path: Path
+) -> None:
+    rng = random.Random(11)
+    system = words(rng, 12 * WINDOW)
+    for _ in range(2):
+        llama = open_model(path, num_slots=2, cache_mb=64, cache_dir=tmp_path)
+        for _ in range(4):
+            prompt = system + words(rng, TURN)
+            check_equal(answer(llama, prompt), answer(plain, prompt))
+        llama.check_integrity()
+        stats = llama.stats()
+        llama.close()
+    assert stats.num_file_tokens_total == len(system)
+    assert stats.num_prompt_tokens_total == 4 * TURN
+    # Another context's states, or another file's, are not its own.
+    for change in ({"type_k": 8, "type_v": 8}, {"n_ctx": 512}):
+        llama = open_model(path, num_slots=2, cache_mb=64, cache_dir=tmp_path, **change)
+        answer(llama, system + words(rng, TURN))
+        assert llama.stats().num_file_tokens_total == 0
+        llama.close()
 
 
 def test_choices_of_one_prompt_share_its_prefill(path: Path, plain: BatchedLlama) -> None:
