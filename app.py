@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.settings import GatewaySettings, explain
+from gateway.settings import GatewaySettings, StartError, explain
 from worker import smoke
 from worker.catalog import Catalog, Overrides, Served, Shelf, read_table
 from worker.models.files import ModelFileError, models_in
@@ -357,16 +357,18 @@ def gateway() -> object:
 
     settings = GatewaySettings()
     configure_logging(settings.log_level, as_json=True)
-    if not settings.key_list and not settings.allow_anonymous:
+    try:
+        if not settings.asks_for_keys and not settings.allow_anonymous:
+            name = deployment.secret_name
+            raise StartError(
+                f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
+                f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
+            )
+        return http_app(settings, Shelf(catalog, volume.reload.aio))
+    except StartError as error:
         # Raised, it would end this container, and clients would see Modal's own error.
-        name = deployment.secret_name
-        message = (
-            f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
-            f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
-        )
-        logging.getLogger("gateway").error(message)
-        return APIError(503, message, type="server_error", code="no_api_keys").response()
-    return http_app(settings, Shelf(catalog, volume.reload.aio))
+        logging.getLogger("gateway").error(str(error))
+        return APIError(503, str(error), type="server_error", code="no_api_keys").response()
 
 
 @app.function(**gateway_resources, timeout=LONGEST_TIMEOUT, retries=3)
