@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.settings import GatewaySettings, explain
+from gateway.settings import GatewaySettings, StartError, explain
 from worker import smoke
 from worker.catalog import Catalog, Overrides, Served, Shelf, read_table
 from worker.models.files import ModelFileError, models_in
@@ -351,20 +351,22 @@ def gateway() -> object:
     # A response that one gateway container kept, another would not find.
     settings = GatewaySettings().model_copy(update={"responses_mb": 0})
     configure_logging(settings.log_level, as_json=True)
-    if not settings.key_list and not settings.allow_anonymous:
-        # Raised, it would end this container, and clients would see Modal's own error.
-        name = deployment.secret_name
-        message = (
-            f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
-            f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
+    try:
+        if not settings.asks_for_keys and not settings.allow_anonymous:
+            name = deployment.secret_name
+            raise StartError(
+                f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
+                f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
+            )
+        shelf = Shelf(catalog, volume.reload.aio)
+        backend = ModalBackend(
+            lambda name: worker_for(name, shelf.served(name)), aborts, shelf.models, shelf.most_under_way
         )
-        logging.getLogger("gateway").error(message)
-        return APIError(503, message, type="server_error", code="no_api_keys").response()
-    shelf = Shelf(catalog, volume.reload.aio)
-    backend = ModalBackend(
-        lambda name: worker_for(name, shelf.served(name)), aborts, shelf.models, shelf.most_under_way
-    )
-    return create_app(backend, settings, keeps_files=False)
+        return create_app(backend, settings, keeps_files=False)
+    except StartError as error:
+        # Raised, it would end this container, and clients would see Modal's own error.
+        logging.getLogger("gateway").error(str(error))
+        return APIError(503, str(error), type="server_error", code="no_api_keys").response()
 
 
 def worker_for(name: str, served: Served | None, workers: Any = LlamaWorker) -> Any:

@@ -65,7 +65,7 @@ def address(server: ServerProcess) -> tuple[str, int]:
 
 def post(body: object, path: str = "/v1/chat/completions") -> bytes:
     content = json.dumps(body).encode()
-    head = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    head = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
     return "\r\n".join([*head, f"Content-Length: {len(content)}", "", ""]).encode() + content
 
 
@@ -84,7 +84,7 @@ async def connections(server: ServerProcess, number: int, sent: bytes = b"") -> 
         yield
 
 
-HALF_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Le"
+HALF_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le"
 HALF_BODY = post(QUESTION)[:-20]
 
 
@@ -99,7 +99,7 @@ HALF_BODY = post(QUESTION)[:-20]
         pytest.param(200, HALF_HEAD, id="200 half heads"),
         pytest.param(200, HALF_BODY, id="200 half bodies"),
         pytest.param(10_000, b"", id="10,000 idle"),
-        pytest.param(10_000, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", id="10,000 kept alive"),
+        pytest.param(10_000, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", id="10,000 kept alive"),
     ],
 )
 def test_clients_that_hold_on_to_their_connections_keep_nobody_else_waiting(
@@ -134,9 +134,10 @@ BROKEN: list[Callable[[random.Random], bytes]] = [
     lambda rng: rng.randbytes(rng.randrange(1, 200)) + b"\r\n\r\n",
     lambda rng: b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     lambda rng: (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n" + rng.randbytes(2)
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+        + rng.randbytes(2)
     ),
-    lambda rng: b"GET /" + b"%00" * rng.randrange(1, 50) + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    lambda rng: b"GET /" + b"%00" * rng.randrange(1, 50) + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     lambda rng: post({**QUESTION, "temperature": rng.choice(["x", -1, [], {}, 1e400])}),
     lambda rng: post({"model": MODEL, "messages": rng.choice([[], {}, "x", [1], [{"role": "x"}]])}),
     lambda rng: post({"model": "\x00" * rng.randrange(1, 100), "messages": QUESTION["messages"]}),

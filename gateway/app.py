@@ -17,10 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from gateway import __version__, document, errors
-from gateway.access.auth import PUBLIC_PATHS, KeyRing, RequireKey
+from gateway.access.auth import PUBLIC_PATHS, RequireKey
 from gateway.access.body_limit import BodyLimit
 from gateway.access.cors import CrossOrigin
 from gateway.access.head import HeadAsGet
+from gateway.access.hosts import KnownHosts
+from gateway.access.keys import KeyRing
 from gateway.access.slash import IgnoreLastSlash
 from gateway.answers.respond import IGNORED_HEADER
 from gateway.anthropic.errors import error_response as anthropic_error
@@ -57,10 +59,11 @@ def create_app(
     tracing: Tracing | None = None,
     keeps_files: bool = True,
 ) -> FastAPI:
-    """The routes, behind the limits; with keys, all but /health and the docs needs one.
+    """The routes, behind the limits; with keys, all but the probes needs one.
 
-    Raises StartError where responses cannot be kept, or spans not be sent. Once `stopping` is set, answers
-    under way have SHUTDOWN_GRACE_SECONDS left. `keeps_files`: with files and batches, which run here.
+    Raises StartError where keys cannot be read, responses not be kept, or spans not be sent. Once `stopping`
+    is set, answers under way have SHUTDOWN_GRACE_SECONDS left. `keeps_files`: with files and batches, which
+    run here.
     """
     metrics, stopping = Metrics(), stopping or asyncio.Event()
     app = FastAPI(
@@ -93,7 +96,8 @@ def create_app(
                 envelopes={f"/v1{MESSAGES}": anthropic_error, MESSAGES: anthropic_error},
             ),
             Middleware(Admission, stopping=stopping),
-            Middleware(RequireKey, keys=KeyRing(settings.key_list), public=_public_paths(settings)),
+            *_known_hosts(settings),
+            Middleware(RequireKey, keys=KeyRing(settings), public=_public_paths(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, elsewhere=_larger_bodies(settings)),
             Middleware(NoteRoute),
         ],
@@ -116,6 +120,14 @@ def create_app(
         app.include_router(router)
     document.install(app)
     return app
+
+
+def _known_hosts(settings: GatewaySettings) -> list[Middleware]:
+    """With keys, or where anybody may ask, a name is no secret and the check would only be in the way."""
+    names = split_list(settings.allowed_hosts)
+    if settings.asks_for_keys or (settings.allow_anonymous and not names):
+        return []
+    return [Middleware(KnownHosts, names=names)]
 
 
 def _handlers() -> dict[int | type[Exception], Any]:

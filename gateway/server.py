@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from gateway.access.keys import KeyRing
 from gateway.app import create_app
 from gateway.backends.local import local_models, shared_memory
 from gateway.ops.logs import configure_logging
@@ -87,6 +88,9 @@ def run(
 ) -> None:
     """Load the first model, serve all until told to stop, free them."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
+    KeyRing(
+        gateway_settings
+    )  # what is wrong with the keys is told before the model is loaded, as a StartError
     listener = listen(host, port)
     say(f"Loading {worker_settings[0].served_name}…", err=True)
     started = time.perf_counter()
@@ -101,8 +105,8 @@ def run(
             others=_others([each.served_name for each in worker_settings[1:]]),
             base_url=f"http://{_authority(listener)}/v1",
             seconds=time.perf_counter() - started,
-            auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
-            key="YOUR_KEY" if gateway_settings.key_list else "unused",
+            auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.asks_for_keys else "",
+            key="YOUR_KEY" if gateway_settings.asks_for_keys else "unused",
         )
         Server(config, banner, stopping, gateway_settings.shutdown_grace_seconds).run(sockets=[listener])
 
