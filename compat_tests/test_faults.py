@@ -65,7 +65,7 @@ def address(server: ServerProcess) -> tuple[str, int]:
 
 def post(body: object, path: str = "/v1/chat/completions") -> bytes:
     content = json.dumps(body).encode()
-    head = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    head = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
     return "\r\n".join([*head, f"Content-Length: {len(content)}", "", ""]).encode() + content
 
 
@@ -84,7 +84,7 @@ async def connections(server: ServerProcess, number: int, sent: bytes = b"") -> 
         yield
 
 
-HALF_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Le"
+HALF_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le"
 HALF_BODY = post(QUESTION)[:-20]
 
 
@@ -99,7 +99,7 @@ HALF_BODY = post(QUESTION)[:-20]
         pytest.param(200, HALF_HEAD, id="200 half heads"),
         pytest.param(200, HALF_BODY, id="200 half bodies"),
         pytest.param(10_000, b"", id="10,000 idle"),
-        pytest.param(10_000, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", id="10,000 kept alive"),
+        pytest.param(10_000, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", id="10,000 kept alive"),
     ],
 )
 def test_clients_that_hold_on_to_their_connections_keep_nobody_else_waiting(
@@ -134,16 +134,17 @@ BROKEN: list[Callable[[random.Random], bytes]] = [
     lambda rng: rng.randbytes(rng.randrange(1, 200)) + b"\r\n\r\n",
     lambda rng: b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     lambda rng: (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n" + rng.randbytes(2)
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+        + rng.randbytes(2)
     ),
-    lambda rng: b"GET /" + b"%00" * rng.randrange(1, 50) + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    lambda rng: b"GET /" + b"%00" * rng.randrange(1, 50) + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     lambda rng: post({**QUESTION, "temperature": rng.choice(["x", -1, [], {}, 1e400])}),
     lambda rng: post({"model": MODEL, "messages": rng.choice([[], {}, "x", [1], [{"role": "x"}]])}),
     lambda rng: post({"model": "\x00" * rng.randrange(1, 100), "messages": QUESTION["messages"]}),
     lambda rng: post([[]] * rng.randrange(1, 100)),
     lambda rng: post({}, path="/v1/completions"),
     lambda rng: post(
-        {**QUESTION, "response_format": {"type": "json_schema", "json_schema": rng.choice([1, {}])}}
+        {**QUESTION, "response_format": {"type": "json_schema", "json_schema": rng.choice([1, "x"])}}
     ),
 ]
 
@@ -157,18 +158,23 @@ def test_ten_thousand_malformed_requests_are_all_refused(server: ServerProcess) 
         async with free:
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(BROKEN[number % len(BROKEN)](rng))
-            with contextlib.suppress(ConnectionError):
+            try:
                 line = await asyncio.wait_for(reader.readline(), 30)
-                status = line.split(b" ")[1] if line else b"closed"
-                statuses[status] = statuses.get(status, 0) + 1
-            writer.close()
+            except ConnectionError:
+                line = b""
+            except TimeoutError:
+                line = b"HTTP/1.1 none-to-kind-%d" % (number % len(BROKEN))
+            finally:
+                writer.transport.abort()
+            status = line.split()[1] if line else b"closed"
+            statuses[status] = statuses.get(status, 0) + 1
 
     async def load() -> None:
         free = asyncio.Semaphore(100)
         await asyncio.gather(*(send(number, free) for number in range(10_000)))
 
     asyncio.run(load())
-    assert sum(statuses.values()) > 9_000
+    assert sum(statuses.values()) == 10_000
     assert set(statuses) <= {b"400", b"404", b"422", b"closed"}, statuses
     assert_answers(server)
 
@@ -224,7 +230,10 @@ def test_after_a_kill_the_stream_breaks_and_a_new_process_serves_at_once() -> No
 
 @contextlib.contextmanager
 def serving_with(errors: int | IO[bytes], **limits: tuple[int, int]) -> Iterator[ServerProcess]:
-    """A server whose standard error goes to `errors`, under limits of `resource`, such as RLIMIT_NOFILE."""
+    """A server whose standard error goes to `errors`, under limits of `resource`, such as RLIMIT_NOFILE.
+
+    Its exit code may be 120: Python's own way of saying that it could not flush.
+    """
 
     def limit() -> None:
         for name, values in limits.items():
@@ -245,7 +254,7 @@ def serving_with(errors: int | IO[bytes], **limits: tuple[int, int]) -> Iterator
         server.wait_until_serving()
         yield server
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=30) in (0, 120)
     finally:
         process.kill()
         reader.join()
@@ -284,17 +293,3 @@ def test_more_connections_than_file_descriptors_are_served_once_others_close() -
 
         asyncio.run(hold())
         assert_answers(server)
-
-
-def test_without_memory_for_the_model_the_start_ends_with_an_error() -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
-
-    ended = subprocess.run(
-        [sys.executable, "-m", "gateway.cli", "serve", "--port", "0"],
-        env={**clean_environment(), **SETTINGS},
-        capture_output=True,
-        preexec_fn=limit,
-        timeout=120,
-    )
-    assert ended.returncode > 0

@@ -13,7 +13,9 @@ import typer
 from pydantic import ValidationError
 
 from gateway import __version__
+from gateway.access.keys import new_key
 from gateway.settings import GatewaySettings, StartError, explain
+from gateway.terminal import say
 from worker.models import hub
 from worker.models.default import default_model
 from worker.models.files import FAST_TYPE, ModelFileError
@@ -103,6 +105,17 @@ def quantize(
     typer.echo(f"{target} is ready, {target.stat().st_size >> 20} MiB.")
 
 
+@app.command()
+def key(name: Annotated[str, typer.Argument(metavar="NAME", help="Whom the key is for.")]) -> None:
+    """Make a random key: its line for API_KEYS_FILE on stdout, the key itself on stderr, this once."""
+    try:
+        secret, line = new_key(name)
+    except StartError as error:
+        _stop(str(error))
+    typer.echo(f"The key, which is stored nowhere: {secret}", err=True)
+    typer.echo(line)
+
+
 def _serve(
     worker_settings: Sequence[WorkerSettings], gateway_settings: GatewaySettings, host: str, port: int
 ) -> None:
@@ -128,16 +141,14 @@ def _with_models(settings: WorkerSettings, models: Sequence[Path]) -> list[Worke
 def _with_default_model(settings: WorkerSettings) -> WorkerSettings:
     if "model_path" in settings.model_fields_set:
         return settings
-    typer.echo(
-        "No model given: serving SmolLM2-135M-Instruct. Choose your own with --model FILE.gguf.", err=True
-    )
+    say("No model given: serving SmolLM2-135M-Instruct. Choose your own with --model FILE.gguf.", err=True)
     path = default_model()
     name = settings.model_name or "SmolLM2-135M-Instruct"
     return settings.model_copy(update={"model_path": path, "model_name": name})
 
 
 def _refuse_open(host: str, settings: GatewaySettings) -> None:
-    if is_loopback(host) or settings.key_list or settings.allow_anonymous:
+    if is_loopback(host) or settings.asks_for_keys or settings.allow_anonymous:
         return
     _stop(
         f"Refusing to listen on {host} without API keys: anyone who reaches it could use the model. "

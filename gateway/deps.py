@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from gateway.access.auth import owner_of
+from gateway.access.caller import ANYBODY, caller_of
 from gateway.backends.base import Backend
 from gateway.errors import model_not_found
 from gateway.record import RequestRecord
@@ -63,12 +64,16 @@ GatewayDep = Annotated[Gateway, Depends(_gateway)]
 
 
 class Exchange:
-    """One request under way: its id and owner, the gateway that answers it, and the client that may leave."""
+    """One request under way: its id, who asks, the gateway that answers it, and the client that may leave.
+
+    `owner` is by what what is kept of a request can be read again: the key's name, where keys are asked for.
+    """
 
     def __init__(self, request: Request, gateway: GatewayDep) -> None:
         self.record: RequestRecord = request.state.record
         self.id = self.record.worker_id
-        self.owner = owner_of(request.headers)
+        self.caller = caller_of(request.scope) or ANYBODY  # batches run inside, behind no key
+        self.owner = owner_of(request.scope)
         self.gateway = gateway
         self._receive = request.receive
 

@@ -11,14 +11,15 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-import typer
 import uvicorn
 from fastapi import FastAPI
 
+from gateway.access.keys import KeyRing
 from gateway.app import create_app
 from gateway.backends.local import local_models, shared_memory
 from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings, StartError
+from gateway.terminal import say
 from worker.llama.interrupts import INTERRUPTED
 from worker.settings import WorkerSettings
 
@@ -63,13 +64,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            typer.echo(self._banner)
+            say(self._banner)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Go on listening while answers under way have their time: who asks is told to come back."""
         self._stopping.set()
         if self.server_state.tasks:
-            typer.echo("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
+            say("Stopping: answers under way may still finish. Ctrl-C again stops at once.")
         deadline = time.monotonic() + self._grace_seconds
         while self.server_state.tasks and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -87,8 +88,11 @@ def run(
 ) -> None:
     """Load the first model, serve all until told to stop, free them."""
     configure_logging(gateway_settings.log_level, gateway_settings.log_json)
+    KeyRing(
+        gateway_settings
+    )  # what is wrong with the keys is told before the model is loaded, as a StartError
     listener = listen(host, port)
-    typer.echo(f"Loading {worker_settings[0].served_name}…", err=True)
+    say(f"Loading {worker_settings[0].served_name}…", err=True)
     started = time.perf_counter()
     with local_models(shared_memory(worker_settings)) as models:
         stopping = asyncio.Event()
@@ -101,8 +105,8 @@ def run(
             others=_others([each.served_name for each in worker_settings[1:]]),
             base_url=f"http://{_authority(listener)}/v1",
             seconds=time.perf_counter() - started,
-            auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.key_list else "",
-            key="YOUR_KEY" if gateway_settings.key_list else "unused",
+            auth_header=" -H 'Authorization: Bearer YOUR_KEY'" if gateway_settings.asks_for_keys else "",
+            key="YOUR_KEY" if gateway_settings.asks_for_keys else "unused",
         )
         Server(config, banner, stopping, gateway_settings.shutdown_grace_seconds).run(sockets=[listener])
 

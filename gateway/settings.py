@@ -17,10 +17,20 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False)
 
     api_keys: SecretStr = Field(
-        default=SecretStr(""), description="keys that clients may send as bearer token, separated by commas"
+        default=SecretStr(""),
+        description="keys that clients may send as bearer token, separated by commas: `KEY`, `NAME:KEY` or "
+        "`NAME:sha256:HEX`",
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="a file of more keys, one `NAME:…` a line; read again when it changes"
     )
     allow_anonymous: bool = Field(
         default=False, description="serve without keys on addresses other than loopback"
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="names besides localhost under which a server without keys may be called, separated by "
+        "commas",
     )
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="largest request body")
     heartbeat_seconds: float = Field(
@@ -78,6 +88,10 @@ class GatewaySettings(BaseSettings):
     @property
     def key_list(self) -> list[str]:
         return split_list(self.api_keys.get_secret_value())
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return bool(self.key_list) or self.api_keys_file is not None
 
 
 class StartError(Exception):

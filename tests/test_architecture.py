@@ -19,9 +19,9 @@ ENTRANCES = {"gateway/app.py", "gateway/server.py", "gateway/cli.py"}
 # The rooms of the gateway that are no API, and what each may know beside itself and the files above it.
 SERVING_ROOMS = {
     "gateway/access": set(),
-    "gateway/answers": {"gateway/ops"},
+    "gateway/answers": {"gateway/access", "gateway/ops"},
     "gateway/backends": set(),
-    "gateway/ops": set(),
+    "gateway/ops": {"gateway/access"},
     "gateway": {"gateway/access", "gateway/backends"},
 }
 # What each room of the worker may know of the others; `worker.protocol` may be known by all.

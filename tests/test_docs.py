@@ -72,3 +72,18 @@ def test_the_changelog_ends_with_this_version() -> None:
 def test_a_setting_that_is_not_written_down_is_noticed() -> None:
     assert "| `HEARTBEAT_SECONDS` | `10.0` | more than 0 | Seconds between" in page()
     assert "| `PORT` | `8000` | 0 to 65535 |" in page()
+
+
+def test_every_test_that_the_reliability_page_names_exists() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = [
+        line
+        for line in page.splitlines()
+        if line.startswith("| ") and not line.startswith(("| fault", "| ---"))
+    ]
+    assert all("`test_" in row for row in rows)
+    files = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "compat_tests").glob("test_*.py")]
+    written = {
+        name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert set(re.findall(r"`(test_\w+)`", page)) - written == set()

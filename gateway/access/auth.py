@@ -1,49 +1,34 @@
-"""Keys that clients send, compared in constant time and never logged."""
+"""Keys that clients send: found in their headers, and asked for wherever something is to be had."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Sequence, Set
+from collections.abc import Set
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access.caller import ANYBODY, caller_of, set_caller
+from gateway.access.keys import KeyRing
 from gateway.errors import APIError
 
-PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
-
-
-class KeyRing:
-    """The accepted keys. Empty means that the server is open, which start-up allows only on purpose."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key.encode()) for key in keys]
-
-    def check(self, headers: Headers) -> None:
-        """Raise a 401 unless the headers carry one of the keys."""
-        if not self._digests:
-            return
-        key = sent_key(headers)
-        if not key:
-            raise _refusal("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
-        digest = _digest(key.encode("latin-1"))  # the bytes that were sent: UTF-8, as a rule
-        # Every key is compared, so that timing tells nothing of which one came close.
-        if not any([hmac.compare_digest(digest, known) for known in self._digests]):
-            raise _refusal("Incorrect API key provided. Ask whoever runs this server for a valid one.")
+PUBLIC_PATHS = frozenset({"/health", "/ready"})  # probes send no keys
 
 
 class RequireKey:
-    """Closed by default: every path but the public ones, before the body is read."""
+    """Closed by default: every path but the public ones, before the body is read. Keeps the caller."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, public: Set[str] = PUBLIC_PATHS) -> None:
         self._app, self._keys, self._public = app, keys, public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            key = sent_key(Headers(scope=scope))
+            caller = self._keys.caller(key)
+            set_caller(scope, caller)
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if path not in self._public:
-                self._keys.check(Headers(scope=scope))
+            if caller is None and path not in self._public:
+                raise _refusal(bool(key))
         await self._app(scope, receive, send)
 
 
@@ -55,14 +40,20 @@ def sent_key(headers: Headers) -> str:
     return headers.get("x-api-key") or headers.get("api-key", "")
 
 
-def owner_of(headers: Headers) -> str:
-    """By whose key what is kept of a request can be read again. Where no keys are asked for, any will do."""
-    return hashlib.sha256(sent_key(headers).encode("latin-1")).hexdigest()
+def owner_of(scope: Scope) -> str:
+    """By whose name what is kept of a request can be read again: a new key finds what the old one left.
+
+    Where no keys are asked for, any key that is sent will do for a name.
+    """
+    caller = caller_of(scope)
+    named = sent_key(Headers(scope=scope)) if caller is None or caller is ANYBODY else f"{caller.name}:"
+    return hashlib.sha256(named.encode("latin-1")).hexdigest()
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def _refusal(message: str) -> APIError:
+def _refusal(sent: bool) -> APIError:
+    message = (
+        "Incorrect API key provided. Ask whoever runs this server for a valid one."
+        if sent
+        else "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
+    )
     return APIError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

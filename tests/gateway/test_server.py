@@ -16,15 +16,16 @@ def test_an_idle_connection_stays_as_long_as_it_is_told(url: str) -> None:
     with serving(ScriptedBackend(), GatewaySettings(keep_alive_seconds=1)) as short_url:
         host, port = short_url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))  # until the server closes it
     assert b"keep-alive: timeout=1\r\n" in answer
 
 
 def test_under_a_proxys_path_the_docs_find_their_document() -> None:
     settings = GatewaySettings(root_path="/llm", api_keys=SecretStr("key"))
-    with serving(ScriptedBackend(), settings) as url, httpx.Client(base_url=url) as client:
+    key = {"Authorization": "Bearer key"}
+    with serving(ScriptedBackend(), settings) as url, httpx.Client(base_url=url, headers=key) as client:
         assert '"/llm/openapi.json"' in client.get("/docs").text.replace("'", '"')
         assert client.get("/openapi.json").json()["servers"] == [{"url": "/llm"}]
-        assert client.get("/v1/models").status_code == 401
-        assert client.get("/v1/models", headers={"Authorization": "Bearer key"}).is_success
+        assert client.get("/v1/models", headers={"Authorization": ""}).status_code == 401
+        assert client.get("/v1/models").is_success

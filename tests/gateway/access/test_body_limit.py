@@ -22,7 +22,9 @@ def test_a_body_without_declared_length_is_limited_too(client: httpx.Client) -> 
 
 def test_a_client_that_asks_before_it_sends_is_refused_at_once(client: httpx.Client) -> None:
     """As curl does with large bodies: nothing of it needs to be sent for the answer to arrive."""
-    asking = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
+    asking = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
+    )
     with socket.create_connection(
         (client.base_url.host, client.base_url.port or 80), timeout=10
     ) as connection:

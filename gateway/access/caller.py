@@ -1,0 +1,27 @@
+"""Who asks: what the log, the metrics, the limits and the engine's fair share know a client by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The name of a key, never the key; keys that share a name are one caller."""
+
+    name: str
+
+
+ANYBODY = Caller("anonymous")  # where no key is asked for
+
+
+def caller_of(scope: Scope) -> Caller | None:
+    """Who sent this request; None for whoever showed no key, on a route that needs none."""
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    return caller
+
+
+def set_caller(scope: Scope, caller: Caller | None) -> None:
+    scope.setdefault("state", {})["caller"] = caller
