@@ -50,9 +50,9 @@ class FileTier:
             future, function = job
             function(future.result())
 
-    def is_worth_a_file(self, tokens: list[int]) -> bool:
+    def is_worth_a_file(self, tokens: list[int], namespace: str) -> bool:
         """Count one more request that goes on differently after these tokens: is that often enough?"""
-        key = hash(array("i", tokens).tobytes())
+        key = hash((namespace, array("i", tokens).tobytes()))
         count = self._branches.pop(key, 0) + 1
         if count >= self.MIN_BRANCHES and self._num_writing < self.MAX_WRITING:
             return True  # and counted anew, should it come to nothing
@@ -61,7 +61,7 @@ class FileTier:
             self._branches.popitem(last=False)
         return False
 
-    def store(self, tokens: list[int], state: State) -> None:
+    def store(self, tokens: list[int], state: State, namespace: str) -> None:
         self._num_writing += 1
 
         def stored(file: Stored | None) -> None:
@@ -69,10 +69,10 @@ class FileTier:
             if file is not None:
                 self._add(file, tokens)
 
-        self._after(self._folder.write(tokens, state), stored)
+        self._after(self._folder.write(tokens, state, namespace), stored)
 
-    def read(self, stored: Stored, arrived: Callable[[list[int], Read], None]) -> Reading:
-        """Call `arrived` with the file's tokens and what was read, if it is good."""
+    def read(self, stored: Stored, arrived: Callable[[Stored, Read], None]) -> Reading:
+        """Call `arrived` with the file and what was read, if it is good."""
         if stored in self._readings:
             return self._readings[stored]
         reading = self._readings[stored] = Reading()
@@ -83,7 +83,7 @@ class FileTier:
             if read is None:
                 self._remove(stored)
             elif stored in self._index:
-                arrived(self._index.tokens(stored), read)
+                arrived(stored, read)
 
         self._after(self._folder.read(stored), finished)
         return reading

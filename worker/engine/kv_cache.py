@@ -16,7 +16,7 @@ from worker.engine.costs import Costs
 from worker.engine.file_tier import FileTier, Reading
 from worker.engine.memory_tier import MemoryTier, Saved
 from worker.engine.prefix_folder import PrefixFolder, Read, Stored
-from worker.engine.prefix_index import PrefixIndex, Step, Tier
+from worker.engine.prefix_index import PUBLIC, PrefixIndex, Step, Tier
 from worker.engine.runner import ModelRunner, State
 from worker.engine.sequence import Sequence
 
@@ -33,6 +33,7 @@ class Slot:
     idle_steps: int = 0  # for how many steps it has been a hole between busy slots
     left_at: float = 0.0  # what had been lost in all when its last owner left
     tier: Tier = Tier.SLOT
+    namespace: str = PUBLIC  # whose the cells are
 
     @property
     def is_filled(self) -> bool:
@@ -152,6 +153,7 @@ class KVCache:
 
     def pin(self, slot: Slot, tokens: list[int]) -> None:
         """Keep what was just computed in a slot that nobody runs in for good."""
+        slot.namespace = PUBLIC
         self._set_cached(slot, tokens)
         self.memory.put(tokens, self._save(slot), self.costs.compute(len(tokens)), pinned=True)
 
@@ -166,9 +168,9 @@ class KVCache:
         )
         if not known and self._has_room_for(length):
             tokens, state = sequence.tokens[:length], self._save(slot)
-            self.memory.put(tokens, state, self.costs.compute(length))
+            self.memory.put(tokens, state, self.costs.compute(length), sequence.namespace)
             if self.files is not None and length == sequence.file_length:
-                self.files.store(tokens, state)
+                self.files.store(tokens, state, sequence.namespace)
 
     def close_gap(self) -> None:
         """Let the last busy slot's sequence change places with what an idle slot between busy ones holds.
@@ -208,7 +210,9 @@ class KVCache:
     # -- what there is -----------------------------------------------------------------------------------
 
     def _match(self, sequence: Sequence) -> list[Step]:
-        return self.index.match(sequence.tokens) if self.prefix_cache and not sequence.is_scored else []
+        if not self.prefix_cache or sequence.is_scored:
+            return []
+        return self.index.match(sequence.tokens, sequence.namespace)
 
     def _sources(self, sequence: Sequence, steps: list[Step]) -> Iterator[Source]:
         """The longest prefix that any slot can give, and the longest of any state in memory."""
@@ -256,9 +260,11 @@ class KVCache:
             return None
         return self.files.read(stored, self._arrived)
 
-    def _arrived(self, tokens: list[int], read: Read) -> None:
+    def _arrived(self, stored: Stored, read: Read) -> None:
+        tokens = self.index.tokens(stored)
         self.costs.read_byte.observe(read.state.data.nbytes, read.seconds)
-        saved = self.memory.put(tokens, read.state, self.costs.compute(len(tokens)))
+        seconds = self.costs.compute(stored.length)
+        saved = self.memory.put(tokens, read.state, seconds, stored.namespace)
         if saved is not None:
             saved.unread = True
 
@@ -343,6 +349,7 @@ class KVCache:
             sequence.begun, sequence.num_cached = True, plan.length
         if self.prefix_cache:
             self._count(plan)
+            slot.namespace = sequence.namespace
             self.index.insert(slot, sequence.tokens[: sequence.num_prompt])
             self._plan_snapshots(sequence, steps)
             if file_length:
@@ -382,14 +389,15 @@ class KVCache:
             return 0
         if _longest(Stored, Tier.FILE, steps, length)[0] == length:
             return 0
-        return length if self.files.is_worth_a_file(sequence.tokens[:length]) else 0
+        shared = sequence.tokens[:length]
+        return length if self.files.is_worth_a_file(shared, sequence.namespace) else 0
 
     def _make_file(self, sequence: Sequence, length: int, steps: list[Step]) -> None:
         """Of a state in memory, or of the slot at just this length, cut down to it if need be."""
         assert self.files is not None
         known, saved = _longest(Saved, Tier.MEMORY, steps, length)
         if saved is not None and known == saved.length == length:
-            self.files.store(sequence.tokens[:length], saved.state)
+            self.files.store(sequence.tokens[:length], saved.state, sequence.namespace)
             return
         if sequence.num_computed > length >= self.runner.shortest(sequence.slot):
             self.runner.truncate(sequence.slot, length)
@@ -407,7 +415,7 @@ class KVCache:
         seconds = self.costs.compute(num_lost)
         if seconds > self.costs.copy(len(slot.cached)):
             self._supersede(slot)
-            self.memory.put(slot.cached, self._save(slot), seconds)
+            self.memory.put(slot.cached, self._save(slot), seconds, slot.namespace)
 
     def _has_room_for(self, num_tokens: int) -> bool:
         return 0 < self.memory.max_bytes >= num_tokens * self.costs.state_bytes.per_unit
@@ -432,6 +440,7 @@ class KVCache:
         busy.owner, hole.owner, owner.slot = None, owner, hole.index
         hole.last_used, busy.last_used = busy.last_used, hole.last_used
         busy.left_at = hole.left_at
+        hole.namespace, busy.namespace = busy.namespace, hole.namespace
         hole.cached = []
         self._set_cached(busy, cached)
         if self.prefix_cache:

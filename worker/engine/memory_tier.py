@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.engine.prefix_index import PrefixIndex, Tier
+from worker.engine.prefix_index import PUBLIC, PrefixIndex, Tier
 from worker.engine.runner import State
 
 
@@ -18,6 +18,7 @@ class Saved:
     pinned: bool = False
     unread: bool = False  # came from a file, and no request has had it yet
     tier: Tier = Tier.MEMORY
+    namespace: str = PUBLIC
 
     @property
     def length(self) -> int:
@@ -45,9 +46,16 @@ class MemoryTier:
     def has_room_for(self, num_bytes: float) -> bool:
         return num_bytes <= self.max_bytes
 
-    def put(self, tokens: list[int], state: State, seconds: float, pinned: bool = False) -> Saved | None:
+    def put(
+        self,
+        tokens: list[int],
+        state: State,
+        seconds: float,
+        namespace: str = PUBLIC,
+        pinned: bool = False,
+    ) -> Saved | None:
         """Keep a state that took so many seconds to compute; None where not even it alone has room."""
-        saved = Saved(state, pinned=pinned)
+        saved = Saved(state, pinned=pinned, namespace=namespace)
         if not pinned:
             if not self.has_room_for(saved.num_bytes):
                 return None

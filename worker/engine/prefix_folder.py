@@ -1,9 +1,9 @@
 """States of prefixes as files, which outlive the process and serve every process with the same model.
 
 A file begins with `_FIXED`, little-endian: magic, checksum of what follows up to the state, checksum of the
-state, and the sizes of the identity (UTF-8), the tokens (int32), what the state can be cut down to, and the
-state itself; then come these four but the third. It holds token ids, which are what users wrote, so only the
-owner may read it.
+state, and the sizes of the identity and the namespace (UTF-8), the tokens (int32), what the state can be cut
+down to, and the state itself; then come these but the fourth. It holds token ids, which are what users wrote,
+so only the owner may read it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.engine.prefix_index import Tier
+from worker.engine.prefix_index import PUBLIC, Tier
 from worker.engine.runner import State
 
 log = logging.getLogger(__name__)
 
 MAGIC = b"PREFIX\x00\x01"
 SUFFIX = ".prefix"
-_FIXED = struct.Struct("<8sIIIIIQ")
+_FIXED = struct.Struct("<8sIIIIIIQ")
 _UNFINISHED = ".part"
 _ABANDONED_SECONDS = 3600.0  # a writer that has taken so long is gone
 
@@ -41,6 +41,7 @@ class Stored:
     length: int
     shortest: int
     num_bytes: int
+    namespace: str = PUBLIC
     tier: Tier = Tier.FILE
 
 
@@ -48,7 +49,6 @@ class Stored:
 class Header:
     stored: Stored
     tokens: list[int]
-    identity: str
     checksum: int
     offset: int  # of the state
 
@@ -86,9 +86,9 @@ class PrefixFolder:
         scanning, self._scanning = self._scanning or self._executor.submit(self._scan), None
         return scanning.result()
 
-    def write(self, tokens: list[int], state: State) -> Future[Stored | None]:
+    def write(self, tokens: list[int], state: State, namespace: str = PUBLIC) -> Future[Stored | None]:
         """None where that did not work, or there is no room; the log says why."""
-        return self._executor.submit(self._write, tokens, state)
+        return self._executor.submit(self._write, tokens, state, namespace)
 
     def read(self, stored: Stored) -> Future[Read | None]:
         """None where the file cannot be used; the log says why."""
@@ -141,8 +141,10 @@ class PrefixFolder:
             fixed = file.read(_FIXED.size)
             if len(fixed) < _FIXED.size or fixed[:8] != MAGIC:
                 raise UnusableFile("it is not a file of this format")
-            _, checksum, state_checksum, num_identity, num_tokens, shortest, num_bytes = _FIXED.unpack(fixed)
-            offset = _FIXED.size + num_identity + 4 * num_tokens
+            _, checksum, state_checksum, num_identity, num_namespace, num_tokens, shortest, num_bytes = (
+                _FIXED.unpack(fixed)
+            )
+            offset = _FIXED.size + num_identity + num_namespace + 4 * num_tokens
             if os.fstat(file.fileno()).st_size != offset + num_bytes:
                 raise UnusableFile("it is truncated")
             rest = file.read(offset - _FIXED.size)
@@ -151,17 +153,19 @@ class PrefixFolder:
         identity = rest[:num_identity].decode("utf-8", "replace")
         if identity != self.identity:
             raise UnusableFile("it is of another model, or of another version of llama.cpp")
-        tokens = np.frombuffer(rest, "<i4", offset=num_identity).tolist()
-        return Header(Stored(path, num_tokens, shortest, num_bytes), tokens, identity, state_checksum, offset)
+        namespace = rest[num_identity : num_identity + num_namespace].decode("utf-8", "replace")
+        tokens = np.frombuffer(rest, "<i4", offset=num_identity + num_namespace).tolist()
+        stored = Stored(path, num_tokens, shortest, num_bytes, namespace)
+        return Header(stored, tokens, state_checksum, offset)
 
-    def _write(self, tokens: list[int], state: State) -> Stored | None:
+    def _write(self, tokens: list[int], state: State, namespace: str) -> Stored | None:
+        identity, whose = self.identity.encode(), namespace.encode()
         ids = np.asarray(tokens, "<i4").tobytes()
-        path = self.folder / f"{self._prefix}-{hashlib.sha256(ids).hexdigest()[:32]}{SUFFIX}"
-        identity = self.identity.encode()
-        fixed = _FIXED.pack(
-            MAGIC, 0, zlib.crc32(state.data), len(identity), len(tokens), state.shortest, state.data.nbytes
-        )
-        rest = identity + ids
+        name = hashlib.sha256(whose + b"\0" + ids).hexdigest()[:32]
+        path = self.folder / f"{self._prefix}-{name}{SUFFIX}"
+        sizes = (len(identity), len(whose), len(tokens), state.shortest, state.data.nbytes)
+        fixed = _FIXED.pack(MAGIC, 0, zlib.crc32(state.data), *sizes)
+        rest = identity + whose + ids
         checksum = struct.pack("<I", zlib.crc32(fixed[12:] + rest))
         size = len(fixed) + len(rest) + state.data.nbytes
         try:
@@ -181,7 +185,7 @@ class PrefixFolder:
         except OSError as error:
             log.warning("a prefix of %d tokens was not kept in %s: %s", len(tokens), self.folder, error)
             return None
-        return Stored(path, len(tokens), state.shortest, state.data.nbytes)
+        return Stored(path, len(tokens), state.shortest, state.data.nbytes, namespace)
 
     def _make_room(self, size: int, path: Path) -> bool:
         """Remove what was read longest ago; False where not even that is enough."""

@@ -24,6 +24,7 @@ class Holder(Protocol):
     """A slot, a state in memory or a file; told apart by identity."""
 
     tier: Tier
+    namespace: str  # whose it is: see PrefixIndex
 
 
 @dataclass(slots=True, eq=False)
@@ -59,11 +60,19 @@ class Step:
     node: Node
 
 
+# What belongs to nobody in particular, and anybody may have.
+PUBLIC = ""
+
+
 class PrefixIndex:
-    """`insert` and `remove` holders, `match` tokens."""
+    """`insert` and `remove` holders, `match` tokens.
+
+    Each namespace has a tree of its own: how soon an answer comes tells what was asked before, so what one
+    key has asked is not to be found by another.
+    """
 
     def __init__(self) -> None:
-        self._root = Node([], 0)
+        self._roots: dict[str, Node] = {}
         self._ends: dict[Holder, Node] = {}
 
     def __contains__(self, holder: Holder) -> bool:
@@ -75,7 +84,7 @@ class PrefixIndex:
     def insert(self, holder: Holder, tokens: list[int]) -> Node:
         """Enter a holder, or enter it anew; returns the node at the end of its tokens."""
         self.remove(holder)
-        node = self._root
+        node = self._roots.setdefault(holder.namespace, Node([], 0))
         while node.depth < len(tokens):
             node = self._descend(node, tokens)
             node.holders[holder.tier].add(holder)
@@ -94,10 +103,18 @@ class PrefixIndex:
                 self._merge(node)
             node = parent
 
-    def match(self, tokens: list[int]) -> list[Step]:
-        """The nodes along the longest known prefix of the tokens, from short to long."""
-        steps = []
-        node, depth = self._root, 0
+    def match(self, tokens: list[int], namespace: str = PUBLIC) -> list[Step]:
+        """The nodes along the longest known prefix of the tokens, from short to long: all of the namespace's,
+        or all public."""
+        own = self._match(tokens, namespace)
+        public = self._match(tokens, PUBLIC) if namespace != PUBLIC else []
+        return public if public and (not own or public[-1].depth > own[-1].depth) else own
+
+    def _match(self, tokens: list[int], namespace: str) -> list[Step]:
+        steps: list[Step] = []
+        node, depth = self._roots.get(namespace), 0
+        if node is None:
+            return steps
         while depth < len(tokens) and (child := node.children.get(tokens[depth])) is not None:
             shared = common_prefix(child.edge, tokens[depth : child.depth])
             depth += shared
@@ -133,14 +150,14 @@ class PrefixIndex:
         return [token for edge in reversed(edges) for token in edge]
 
     def check_integrity(self) -> None:
-        nodes = [self._root]
+        nodes = list(self._roots.values())
         for node in nodes:
             for first, child in node.children.items():
                 assert child.parent is node
                 assert child.edge[0] == first
                 assert child.depth == node.depth + len(child.edge)
                 assert child.num_holders, "a node that nobody holds"
-                assert node is self._root or all(
+                assert node.parent is None or all(
                     below <= above for below, above in zip(child.holders, node.holders, strict=True)
                 )
             nodes += node.children.values()

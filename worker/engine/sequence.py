@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from worker.engine.detokenizer import Detokenizer
+from worker.engine.prefix_index import PUBLIC
 from worker.engine.prompt_lookup import PromptLookup
 from worker.engine.sampling import Sampler
 from worker.protocol import FinishReason, TokenLogprob, WorkerError
@@ -124,6 +125,7 @@ class Sequence:
     lookup: PromptLookup = field(default_factory=PromptLookup)
     donor: Donor | None = None  # what will bring the prefix this one needs
     client: str = ""  # slots are shared fairly between clients; by default all are one
+    namespace: str = PUBLIC  # prefixes are shared within one only; no secret, since files hold it
     scores_prompt: bool = False  # the log probabilities of its prompt's tokens are wanted
     was_scored: bool = False
     prompt_scores: list[TokenLogprob] = field(default_factory=list)  # of what is computed, until all is

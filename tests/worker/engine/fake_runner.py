@@ -10,6 +10,7 @@ import numpy as np
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine
+from worker.engine.prefix_index import PUBLIC
 from worker.engine.runner import Chunk, DecodeError, Logits, State
 from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Output
@@ -244,10 +245,18 @@ def make_sequence(
     stop: tuple[str, ...] = (),
     constraint: Forcing | None = None,
     client: str = "",
+    namespace: str = PUBLIC,
     **sampling: Any,
 ) -> Running:
     params = SamplingParams(temperature=0, stop=stop, **sampling)
-    return Running(list(prompt), Sampler(params, constraint), Detokenizer(stop), max_tokens, client=client)
+    return Running(
+        list(prompt),
+        Sampler(params, constraint),
+        Detokenizer(stop),
+        max_tokens,
+        client=client,
+        namespace=namespace,
+    )
 
 
 def submit(engine: Engine, sequence: Running) -> Running:

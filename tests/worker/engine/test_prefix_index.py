@@ -6,12 +6,13 @@ import random
 import time
 from dataclasses import dataclass
 
-from worker.engine.prefix_index import PrefixIndex, Tier, common_prefix
+from worker.engine.prefix_index import PUBLIC, PrefixIndex, Tier, common_prefix
 
 
 @dataclass(eq=False)
 class Someone:
     tier: Tier = Tier.MEMORY
+    namespace: str = PUBLIC
 
 
 def test_the_longest_known_prefix_is_found_with_all_who_hold_it() -> None:
