@@ -211,7 +211,8 @@ class BatchedLlama(llama_cpp.Llama):
         What is left out is what the model's file recommends, otherwise OpenAI's default; `tfs_z` has no
         effect. Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is
         computed. With `echo` and `logprobs`, the prompt's log probabilities come before the text's, and a
-        `max_tokens` of 0 is no text at all. Slots are shared fairly between `client`s.
+        `max_tokens` of 0 is no text at all. Slots are shared fairly between `client`s, and computed
+        prefixes not at all.
         """
         if suffix is not None:
             raise InvalidRequest("'suffix' is not supported.", "suffix")
@@ -244,6 +245,7 @@ class BatchedLlama(llama_cpp.Llama):
             max_tokens=room if max_tokens is None or max_tokens < least else min(max_tokens, room),
             scores_prompt=scores_prompt,
             client=client,
+            namespace=client,
         )
         if logits_processor is not None:
             sequence.sampler.processor = _processor(logits_processor, sequence.tokens)
