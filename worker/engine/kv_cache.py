@@ -168,9 +168,9 @@ class KVCache:
         )
         if not known and self._has_room_for(length):
             tokens, state = sequence.tokens[:length], self._save(slot)
-            self.memory.put(tokens, state, self.costs.compute(length), sequence.namespace)
+            self.memory.put(tokens, state, self.costs.compute(length), sequence.client)
             if self.files is not None and length == sequence.file_length:
-                self.files.store(tokens, state, sequence.namespace)
+                self.files.store(tokens, state, sequence.client)
 
     def close_gap(self) -> None:
         """Let the last busy slot's sequence change places with what an idle slot between busy ones holds.
@@ -212,7 +212,7 @@ class KVCache:
     def _match(self, sequence: Sequence) -> list[Step]:
         if not self.prefix_cache or sequence.is_scored:
             return []
-        return self.index.match(sequence.tokens, sequence.namespace)
+        return self.index.match(sequence.tokens, sequence.client)
 
     def _sources(self, sequence: Sequence, steps: list[Step]) -> Iterator[Source]:
         """The longest prefix that any slot can give, and the longest of any state in memory."""
@@ -349,7 +349,7 @@ class KVCache:
             sequence.begun, sequence.num_cached = True, plan.length
         if self.prefix_cache:
             self._count(plan)
-            slot.namespace = sequence.namespace
+            slot.namespace = sequence.client
             self.index.insert(slot, sequence.tokens[: sequence.num_prompt])
             self._plan_snapshots(sequence, steps)
             if file_length:
@@ -390,14 +390,14 @@ class KVCache:
         if _longest(Stored, Tier.FILE, steps, length)[0] == length:
             return 0
         shared = sequence.tokens[:length]
-        return length if self.files.is_worth_a_file(shared, sequence.namespace) else 0
+        return length if self.files.is_worth_a_file(shared, sequence.client) else 0
 
     def _make_file(self, sequence: Sequence, length: int, steps: list[Step]) -> None:
         """Of a state in memory, or of the slot at just this length, cut down to it if need be."""
         assert self.files is not None
         known, saved = _longest(Saved, Tier.MEMORY, steps, length)
         if saved is not None and known == saved.length == length:
-            self.files.store(sequence.tokens[:length], saved.state, sequence.namespace)
+            self.files.store(sequence.tokens[:length], saved.state, sequence.client)
             return
         if sequence.num_computed > length >= self.runner.shortest(sequence.slot):
             self.runner.truncate(sequence.slot, length)
