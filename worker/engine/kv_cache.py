@@ -151,11 +151,25 @@ class KVCache:
         self.runner.truncate(slot.index, 0)
         self._set_cached(slot, [])
 
-    def pin(self, slot: Slot, tokens: list[int]) -> None:
-        """Keep what was just computed in a slot that nobody runs in for good."""
+    def restore(self, slot: Slot, tokens: list[int]) -> bool:
+        """Whether a file had just these public tokens, which are now in a slot that nobody runs in."""
+        length, stored = _longest(Stored, Tier.FILE, self.index.match(tokens), len(tokens))
+        if self.files is None or stored is None or length < len(tokens):
+            return False
+        read = self.files.read_now(stored)
+        if read is not None:
+            self.costs.read_byte.observe(read.state.data.nbytes, read.seconds)
+            self._load(read.state, slot, length)
+        return read is not None
+
+    def pin(self, slot: Slot, tokens: list[int], keep_in_file: bool) -> None:
+        """Keep for good what is in a slot that nobody runs in."""
         slot.namespace = PUBLIC
         self._set_cached(slot, tokens)
-        self.memory.put(tokens, self._save(slot), self.costs.compute(len(tokens)), pinned=True)
+        state = self._save(slot)
+        self.memory.put(tokens, state, self.costs.compute(len(tokens)), pinned=True)
+        if keep_in_file and self.files is not None and len(tokens) >= self.files.MIN_TOKENS:
+            self.files.store(tokens, state, PUBLIC)
 
     def snapshot(self, sequence: Sequence) -> None:
         """Save the state that a sequence in prefill has reached, if that is one it was to stop at."""
