@@ -245,7 +245,6 @@ class BatchedLlama(llama_cpp.Llama):
             max_tokens=room if max_tokens is None or max_tokens < least else min(max_tokens, room),
             scores_prompt=scores_prompt,
             client=client,
-            namespace=client,
         )
         if logits_processor is not None:
             sequence.sampler.processor = _processor(logits_processor, sequence.tokens)
