@@ -6,6 +6,7 @@
 Everything is set by environment variables at deploy time; docs/settings.md has the table.
 """
 
+import importlib
 import logging
 import os
 import secrets
@@ -84,6 +85,9 @@ class Deployment(BaseSettings):
     )
     region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
+    gateway_snapshot: bool = Field(
+        default=False, description="start gateways from a memory snapshot that has their imports"
+    )
     gateway_min_containers: int = Field(
         default=0, ge=0, description="gateways kept awake; otherwise the first request after a minute waits"
     )
@@ -334,7 +338,11 @@ gateway_resources: dict[str, Any] = {
     "cpu": 0.25,
     "memory": 512,
     "volumes": {str(MODELS): volume, str(FILES): files},
-    "env": environment(deployment) | environment(worker_settings) | environment(gateway_settings),
+    "env": environment(deployment)
+    | environment(worker_settings)
+    | environment(gateway_settings)
+    | {"PRELOAD": "gateway.app gateway.backends.modal gateway.ops.logs"},
+    "enable_memory_snapshot": deployment.gateway_snapshot,
     "startup_timeout": 2 * MINUTES,  # Modal's default is a day
 }
 
@@ -404,3 +412,8 @@ def worker_for(name: str, served: Served | None, workers: Any = LlamaWorker) -> 
         return workers(model=name)
     sized = workers.with_options(**served.options) if served.options else workers
     return sized.with_concurrency(max_inputs=served.slots)(model=name)
+
+
+# In the gateway's containers, here and not in the function: a snapshot has what was imported before it.
+for module in os.environ.get("PRELOAD", "").split():
+    importlib.import_module(module)

@@ -33,7 +33,7 @@ def deployment() -> Iterator[Deployment]:
 
 
 def request(number: int, **body: Any) -> str:
-    chat = {"messages": [{"role": "user", "content": f"Count from {number}."}], "max_tokens": 8}
+    chat = {"messages": [{"role": "user", "content": f"Count from {number}."}], "max_tokens": 4}
     asked = {"model": MODEL, **chat, **body}
     return json.dumps({"custom_id": str(number), "method": "POST", "url": CHATS, "body": asked})
 
