@@ -2,6 +2,7 @@
 # make test     the whole suite, on the real model, and what of the code it ran
 # make test-clients  other people's clients and checkers, each in its own environment (downloads them)
 # make faults   thousands of connections, full disks, killed processes: what docs/reliability.md promises
+# make prove-batches  10,000 requests of a batch over three workers, of which containers die meanwhile (BATCH_REQUESTS)
 # make check    formatting, lint, strict types
 # make docs     docs/settings.md, from the settings classes
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
@@ -58,6 +59,11 @@ load: $(LOAD_VENV)/bin/locust
 $(LOAD_VENV)/bin/locust:
 	$(PYTHON) -m venv $(LOAD_VENV)
 	$(LOAD_VENV)/bin/python -m pip install --quiet locust==2.47.0
+
+# 10,000 requests of a batch over three workers in the local control plane, of which containers die meanwhile.
+BATCH_REQUESTS ?= 10000
+prove-batches: $(INSTALLED)
+	BATCH_REQUESTS=$(BATCH_REQUESTS) $(BIN)/python -m pytest compat_tests/test_modal_batches.py -k once
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks all

@@ -6,11 +6,13 @@
 Everything is set by environment variables at deploy time; docs/settings.md has the table.
 """
 
+import importlib
 import logging
 import os
 import secrets
 import sys
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,12 @@ MINUTES = 60
 LONGEST_TIMEOUT = 24 * 60 * MINUTES  # that Modal allows
 SLOTS = 16  # of a worker, unless LLM_SLOTS is set or memory holds fewer
 MODELS = Path("/models")  # where the Volume is mounted
+FILES = Path("/files")
 PREFIXES = MODELS / "prefixes"  # unless LLM_CACHE_DIR is set
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 LLAMA_CPP_PYTHON = "0.3.36"  # as in constraints.txt; what else changes there compiles nothing
 LLAMA_BUILD = Path(__file__).parent / "worker" / "llama"  # what of llama.cpp is compiled, and how
+FILES_SUFFIX = "-files"  # of the app's name: the Volume with what clients keep for batches
 ABORTS_SUFFIX = "-aborts"  # of the app's name: the Queue that tells workers which clients have left
 OBJECT_NAME = r"^[a-zA-Z0-9._-]+$"  # of at most 64 characters: what Modal accepts
 
@@ -81,6 +85,9 @@ class Deployment(BaseSettings):
     )
     region: str | None = Field(default=None, description="where workers run, such as eu-west; costs more")
     nonpreemptible: bool = Field(default=False, description="workers that Modal never moves; costs more")
+    gateway_snapshot: bool = Field(
+        default=False, description="start gateways from a memory snapshot that has their imports"
+    )
     gateway_min_containers: int = Field(
         default=0, ge=0, description="gateways kept awake; otherwise the first request after a minute waits"
     )
@@ -144,6 +151,7 @@ catalog = Catalog(
 
 app = modal.App(deployment.app_name)
 volume = modal.Volume.from_name(deployment.volume_name, create_if_missing=True, version=2)
+files = modal.Volume.from_name(deployment.app_name + FILES_SUFFIX, create_if_missing=True, version=2)
 aborts = modal.Queue.from_name(deployment.app_name + ABORTS_SUFFIX, create_if_missing=True)
 
 
@@ -325,31 +333,37 @@ def main(question: str = "What is the capital of France?", model: str = worker_s
     print("\n", *smoke.report(timings, settings, deployment.price_factor, deployment.gpu), sep="\n")
 
 
+gateway_resources: dict[str, Any] = {
+    "image": gateway_image,
+    "cpu": 0.25,
+    "memory": 512,
+    "volumes": {str(MODELS): volume, str(FILES): files},
+    "env": environment(deployment)
+    | environment(worker_settings)
+    | environment(gateway_settings)
+    | {"PRELOAD": "gateway.app gateway.backends.modal gateway.ops.logs"},
+    "enable_memory_snapshot": deployment.gateway_snapshot,
+    "startup_timeout": 2 * MINUTES,  # Modal's default is a day
+}
+
+
 @app.function(
-    image=gateway_image,
-    cpu=0.25,
-    memory=512,
-    volumes={str(MODELS): volume},
-    env=environment(deployment) | environment(worker_settings) | environment(gateway_settings),
+    **gateway_resources,
     secrets=[]
     if gateway_settings.allow_anonymous
     else [modal.Secret.from_name(deployment.secret_name, required_keys=["API_KEYS"])],
     # A request also waits for a worker, and one that timed out would take a thousand others with it.
     timeout=LONGEST_TIMEOUT,
-    startup_timeout=2 * MINUTES,  # Modal's default is a day
     min_containers=deployment.gateway_min_containers,
 )
 # A busy stream takes a few milliseconds of CPU a second, of a quarter of a core.
 @modal.concurrent(max_inputs=1000, target_inputs=64)
 @modal.asgi_app()
 def gateway() -> object:
-    from gateway.app import create_app
-    from gateway.backends.modal import ModalBackend
     from gateway.errors import APIError
     from gateway.ops.logs import configure_logging
 
-    # A response that one gateway container kept, another would not find.
-    settings = GatewaySettings().model_copy(update={"responses_mb": 0})
+    settings = GatewaySettings()
     configure_logging(settings.log_level, as_json=True)
     try:
         if not settings.asks_for_keys and not settings.allow_anonymous:
@@ -358,15 +372,38 @@ def gateway() -> object:
                 f"This server answers nobody, because API_KEYS in its Secret {name} is empty. Set it with "
                 f"`modal secret create --force {name} API_KEYS=KEY`, and deploy again."
             )
-        shelf = Shelf(catalog, volume.reload.aio)
-        backend = ModalBackend(
-            lambda name: worker_for(name, shelf.served(name)), aborts, shelf.models, shelf.most_under_way
-        )
-        return create_app(backend, settings, keeps_files=False)
+        return http_app(settings, Shelf(catalog, volume.reload.aio))
     except StartError as error:
         # Raised, it would end this container, and clients would see Modal's own error.
         logging.getLogger("gateway").error(str(error))
         return APIError(503, str(error), type="server_error", code="no_api_keys").response()
+
+
+@app.function(**gateway_resources, timeout=LONGEST_TIMEOUT, retries=3)
+async def run_batch(owner: str, batch_id: str) -> None:
+    """One of /v1/batches: its requests spread over the workers. Should this end, Modal calls it again."""
+    from gateway.app import answering_batches
+    from gateway.ops.logs import configure_logging
+
+    settings, shelf = GatewaySettings(), Shelf(catalog, volume.reload.aio)
+    configure_logging(settings.log_level, as_json=True)
+    await shelf.models()
+    run = answering_batches(http_app(settings, shelf), shelf.most_running())
+    cancelled = partial(aborts.get.aio, partition=batch_id)
+    await run(owner, batch_id, cancelled=cancelled, saved=files.commit.aio)
+
+
+def http_app(settings: GatewaySettings, shelf: Shelf) -> Any:
+    from gateway.app import create_app
+    from gateway.backends.modal import ModalBackend, ModalBatches
+
+    backend = ModalBackend(
+        lambda name: worker_for(name, shelf.served(name)), aborts, shelf.models, shelf.most_under_way
+    )
+    # A response that one gateway container kept, another would not find; files lie on a Volume.
+    settings = settings.model_copy(update={"responses_mb": 0, "files_dir": FILES})
+    batches = ModalBatches(run_batch.spawn.aio, aborts, files)
+    return create_app(backend, settings, batches_elsewhere=batches)
 
 
 def worker_for(name: str, served: Served | None, workers: Any = LlamaWorker) -> Any:
@@ -375,3 +412,8 @@ def worker_for(name: str, served: Served | None, workers: Any = LlamaWorker) -> 
         return workers(model=name)
     sized = workers.with_options(**served.options) if served.options else workers
     return sized.with_concurrency(max_inputs=served.slots)(model=name)
+
+
+# In the gateway's containers, here and not in the function: a snapshot has what was imported before it.
+for module in os.environ.get("PRELOAD", "").split():
+    importlib.import_module(module)

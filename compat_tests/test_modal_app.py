@@ -69,6 +69,7 @@ def test_the_gateway_is_light(emulator: ModalEmulator) -> None:
     assert gateway.max_concurrent_inputs == 1000
     assert gateway.target_concurrent_inputs == 64, "another gateway comes before this one's core is full"
     assert gateway.startup_timeout_secs == 120
+    assert not gateway.checkpointing_enabled
     assert "llama" not in emulator.image_commands(APP, "gateway")[-1]
 
 
@@ -91,6 +92,7 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
             "GPU": "T4",
             "REGION": "eu-west",
             "GATEWAY_MIN_CONTAINERS": "1",
+            "GATEWAY_SNAPSHOT": "true",
         }
         emulator.deploy("app.py", env=settings)
         worker = emulator.definition(APP, "LlamaWorker.*")
@@ -103,7 +105,9 @@ def test_settings_of_the_deployment_reach_the_containers() -> None:
         assert environment["N_GPU_LAYERS"] == "-1"
         assert environment["LLM_THREADS"] == "2", "as many as there are whole cores"
         assert list(worker.scheduler_placement.regions) == ["eu-west"]
-        assert emulator.definition(APP, "gateway").autoscaler_settings.min_containers == 1
+        gateway = emulator.definition(APP, "gateway")
+        assert gateway.autoscaler_settings.min_containers == 1
+        assert gateway.checkpointing_enabled
         models = httpx.get(f"{emulator.url(APP, 'gateway')}/v1/models", timeout=60).json()
         assert [model["id"] for model in models["data"]] == ["mine"]
 

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,11 @@ from gateway.anthropic.messages.route import router as messages
 from gateway.backends.base import Backend
 from gateway.deps import Gateway
 from gateway.legacy.generate import router as generate
+from gateway.openai.batch_runner import BatchRunner
 from gateway.openai.batches.inside import post_to
 from gateway.openai.batches.local import LocalBatches
 from gateway.openai.batches.route import router as batches
+from gateway.openai.batches.run import BatchRun, PlacesUpTo
 from gateway.openai.chat.route import router as chat
 from gateway.openai.completions.route import router as completions
 from gateway.openai.embeddings.route import router as embeddings
@@ -57,13 +59,12 @@ def create_app(
     settings: GatewaySettings,
     stopping: asyncio.Event | None = None,
     tracing: Tracing | None = None,
-    keeps_files: bool = True,
+    batches_elsewhere: BatchRunner | None = None,
 ) -> FastAPI:
     """The routes, behind the limits; with keys, all but the probes needs one.
 
     Raises StartError where keys cannot be read, responses not be kept, or spans not be sent. Once `stopping`
-    is set, answers under way have SHUTDOWN_GRACE_SECONDS left. `keeps_files`: with files and batches, which
-    run here.
+    is set, answers under way have SHUTDOWN_GRACE_SECONDS left. Batches run here, or `batches_elsewhere`.
     """
     metrics, stopping = Metrics(), stopping or asyncio.Event()
     app = FastAPI(
@@ -111,9 +112,10 @@ def create_app(
         max_bytes=settings.files_mb << 20,
         seconds=settings.files_seconds,
     )
-    app.state.batches = LocalBatches(app.state.files, post_to(_for_batches(app, metrics)), backend.stats)
-    keeping = (files, batches) if keeps_files else ()
-    for router in (chat, completions, responses, embeddings, messages, models, *keeping):
+    app.state.batches = batches_elsewhere or LocalBatches(
+        app.state.files, post_to(inside_of(app, metrics)), backend.stats
+    )
+    for router in (chat, completions, responses, embeddings, messages, models, files, batches):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
     for router in (generate, health, metrics_router(metrics)):
@@ -134,7 +136,7 @@ def _handlers() -> dict[int | type[Exception], Any]:
     return {RequestValidationError: errors.on_validation, HTTPException: errors.on_http}
 
 
-def _for_batches(app: FastAPI, metrics: Metrics) -> FastAPI:
+def inside_of(app: FastAPI, metrics: Metrics) -> FastAPI:
     """What the requests of batches go to: the same routes, without what is for clients from outside."""
     inside = FastAPI(
         openapi_url=None,
@@ -149,6 +151,16 @@ def _for_batches(app: FastAPI, metrics: Metrics) -> FastAPI:
     for router in (chat, completions, responses, embeddings):
         inside.include_router(router, prefix="/v1")
     return inside
+
+
+def answering_batches(app: FastAPI, most_running: int) -> Callable[..., Awaitable[None]]:
+    """`run(owner, batch_id, cancelled=, saved=)`, for a process that runs batches and serves nobody."""
+
+    async def run(owner: str, batch_id: str, **told: Callable[[], Awaitable[object]]) -> None:
+        post, places = post_to(inside_of(app, Metrics())), PlacesUpTo(most_running)
+        await BatchRun(app.state.files, owner, batch_id, post=post, places=places, **told).run()
+
+    return run
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import pytest
 
 from docs.settings import PAGE, page
 from gateway import __version__
+from worker.chat.formats.families import FORMATS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -87,3 +88,17 @@ def test_every_test_that_the_reliability_page_names_exists() -> None:
         name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
     }
     assert set(re.findall(r"`(test_\w+)`", page)) - written == set()
+
+
+def family_rows() -> Iterator[str]:
+    """Of the table in models.md: what each record says."""
+    for form in sorted({form.name: form for form in FORMATS}.values(), key=lambda form: form.name.lower()):
+        several = "yes" if form.calls.several else "no"
+        forced = "yes" if form.calls.syntaxes else "no"
+        thinking = ", ".join(f"`{tags.begin.strip()}`".replace("|", r"\|") for tags in form.thinking) or "no"
+        yield f"| {form.name} | yes | yes | {forced} | {several} | {thinking} |"
+
+
+def test_the_table_of_model_families_is_that_of_the_records() -> None:
+    lines = (ROOT / "docs" / "models.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("| ")][2:] == list(family_rows())

@@ -76,10 +76,11 @@ def read_table(path: Path, gpu: str | None = None) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model and its workers: `slots` requests fit into one at a time; so many are taken at most."""
+    """A model and its workers: `slots` requests fit into one at a time, `most_running` into all."""
 
     info: ModelInfo
     slots: int
+    most_running: int
     most_under_way: int
     options: Mapping[str, Any]
 
@@ -132,7 +133,7 @@ class Catalog:
             slots, _ = divide_memory(num_bytes, slot_bytes, settings.mem_mb, slots, cache_mb)
         info = ModelInfo(name, created, context_length, kind)
         running = slots * (overrides.max_containers or self._max_containers)
-        return Served(info, slots, running + settings.llm_max_waiting, overrides.options())
+        return Served(info, slots, running, running + settings.llm_max_waiting, overrides.options())
 
     def _look_at(self, path: Path) -> tuple[Header, int, int]:
         """A file's header, time and size. Of one that is missing: its worker says so to whoever asks."""
@@ -171,6 +172,10 @@ class Shelf:
     def most_under_way(self, name: str) -> int:
         served = self.served(name)
         return served.most_under_way if served else 0
+
+    def most_running(self) -> int:
+        """Requests that run at a time when every worker is there that there may be."""
+        return max((served.most_running for served in (self._served or {}).values()), default=1)
 
     async def _refresh_for_ever(self) -> None:
         """First at once: a container sees the Volume as it was when it started, or older."""

@@ -165,3 +165,33 @@ class ModalBackend:
         task = asyncio.ensure_future(coroutine)
         self._detached.add(task)
         task.add_done_callback(self._detached.discard)
+
+
+class ModalBatches:
+    """Files on a Volume, and for each batch a call of `spawn`, which Modal sees to its end."""
+
+    def __init__(
+        self,
+        spawn: Callable[[str, str], Awaitable[object]],
+        cancelled: modal.Queue,
+        volume: modal.Volume,
+    ) -> None:
+        self._spawn, self._cancelled, self._volume = spawn, cancelled, volume
+
+    async def run(self) -> None:
+        """Nothing runs here."""
+
+    async def start(self, owner: str, batch_id: str) -> None:
+        await self._spawn(owner, batch_id)
+
+    async def cancel(self, owner: str, batch_id: str) -> None:
+        await self._cancelled.put.aio(True, partition=batch_id, partition_ttl=ABORT_TTL_SECONDS)
+
+    async def reload(self) -> None:
+        try:
+            await self._volume.reload.aio()  # type: ignore[no-untyped-call]
+        except Exception as error:  # a file is being read, for one, and Modal reloads no Volume under it
+            log.warning("volume_not_reloaded", error=str(error))
+
+    async def commit(self) -> None:
+        await self._volume.commit.aio()  # type: ignore[no-untyped-call]

@@ -46,6 +46,10 @@ class LocalBatches:
         if event := self._cancelled.get(batch_id):
             event.set()
 
+    async def reload(self) -> None: ...
+
+    async def commit(self) -> None: ...
+
     async def run(self) -> None:
         """Until it is cancelled."""
         for owner, batch_id in await asyncio.to_thread(self._unfinished):
@@ -61,7 +65,7 @@ class LocalBatches:
                 post=self._post,
                 places=self._places,
                 cancelled=self._cancelled[batch_id].wait,
-                saved=_nothing,
+                saved=self.commit,
             )
             try:
                 await run.run()
@@ -76,6 +80,3 @@ class LocalBatches:
             batches = kept_batches(self._store, owner)
             found += [(b["created_at"], owner, b["id"]) for b in batches if b["status"] not in ENDED]
         return [(owner, batch_id) for _, owner, batch_id in sorted(found)]
-
-
-async def _nothing() -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
@@ -11,6 +11,7 @@ from pydantic import Field
 from gateway.deps import ExchangeDep
 from gateway.errors import APIError, invalid, unsupported
 from gateway.json_body import JSONRoute, StrictBody
+from gateway.openai.batch_runner import Fresh, runner_of
 from gateway.openai.batches.batch import (
     ENDED,
     ENDPOINTS,
@@ -24,15 +25,7 @@ from gateway.openai.file_store import FileStore, Page, is_id, page, write_json
 
 MOST_UNDER_WAY = 100  # of one owner
 
-router = APIRouter(prefix="/batches", tags=["batches"], route_class=JSONRoute)
-
-
-class Batches(Protocol):
-    """What runs them."""
-
-    async def start(self, owner: str, batch_id: str) -> None: ...
-
-    async def cancel(self, owner: str, batch_id: str) -> None: ...
+router = APIRouter(prefix="/batches", tags=["batches"], route_class=JSONRoute, dependencies=[Fresh])
 
 
 class BatchRequest(StrictBody):
@@ -66,7 +59,13 @@ async def create_batch(body: BatchRequest, request: Request, exchange: ExchangeD
     batch = new_batch(body.endpoint, body.input_file_id, body.metadata, store.clock())
     path = store.batches(exchange.owner) / f"{batch['id']}.json"
     await asyncio.to_thread(write_json, path, batch)
-    await _batches(request).start(exchange.owner, batch["id"])
+    runner = runner_of(request)
+    try:
+        await runner.commit()
+        await runner.start(exchange.owner, batch["id"])
+    except BaseException:  # or it would be listed, and never run
+        path.unlink()
+        raise
     return batch
 
 
@@ -98,13 +97,9 @@ async def cancel_batch(batch_id: str, request: Request, exchange: ExchangeDep) -
         )
     path = store.batches(exchange.owner) / f"{batch_id}.cancel"
     await asyncio.to_thread(write_json, path, {"at": int(store.clock())})
-    await _batches(request).cancel(exchange.owner, batch_id)
+    await runner_of(request).commit()
+    await runner_of(request).cancel(exchange.owner, batch_id)
     return await _found(store, exchange.owner, batch_id)
-
-
-def _batches(request: Request) -> Batches:
-    batches: Batches = request.app.state.batches
-    return batches
 
 
 async def _all(store: FileStore, owner: str) -> list[Any]:

@@ -33,11 +33,21 @@ class Places(Protocol):
         ...
 
 
+class PlacesUpTo:
+    """So many, but for one that is left for whoever comes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = max(1, most - 1)
+
+    async def free(self, num_running: int) -> bool:
+        return num_running < self._most
+
+
 class BatchRun:
     """`cancelled()` returns when its client wants no more of it; `saved()` makes what was written last."""
 
     SECONDS_BETWEEN_LOOKS = 0.1  # for a place
-    SECONDS_BETWEEN_SAVES = 5.0
+    SECONDS_BETWEEN_SAVES = 2.0
     SECONDS_BETWEEN_ATTEMPTS = 1.0
 
     def __init__(
@@ -93,6 +103,8 @@ class BatchRun:
 
     async def _answer_all(self, batch: Batch) -> Status:
         """`completed`, or why not all are answered."""
+        if batch["cancelling_at"]:  # before it began, or before an earlier run of it was lost
+            return "cancelled"
         answering = asyncio.ensure_future(self._answer_rest(batch))
         cancelled = asyncio.ensure_future(self._cancelled())
         saving = asyncio.ensure_future(self._save_now_and_then(batch))

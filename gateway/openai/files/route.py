@@ -12,12 +12,13 @@ from typing_extensions import TypedDict
 
 from gateway.deps import ExchangeDep
 from gateway.errors import APIError, invalid, unsupported
+from gateway.openai.batch_runner import Fresh, runner_of
 from gateway.openai.file_store import FileObject, FileStore, Page, page
 
 SHORTEST, LONGEST = 3600, 30 * 24 * 3600  # seconds that a client may have a file kept, by OpenAI's reference
 _CHUNK = 1 << 20
 
-router = APIRouter(prefix="/files", tags=["files"])
+router = APIRouter(prefix="/files", tags=["files"], dependencies=[Fresh])
 
 
 class DeletedFile(TypedDict):
@@ -60,9 +61,11 @@ async def upload_file(
     try:
         await asyncio.to_thread(_copy, file, upload)
         name = Path(file.filename or "upload.jsonl").name
-        return await asyncio.to_thread(store.add, exchange.owner, upload, name, "batch", seconds)
+        kept = await asyncio.to_thread(store.add, exchange.owner, upload, name, "batch", seconds)
     finally:
         upload.unlink(missing_ok=True)
+    await runner_of(request).commit()
+    return kept
 
 
 def _copy(file: UploadFile, target: Path) -> None:
@@ -98,6 +101,7 @@ async def delete_file(file_id: str, request: Request, exchange: ExchangeDep) -> 
     store = _store(request)
     await asyncio.to_thread(store.find, exchange.owner, file_id)
     await asyncio.to_thread(store.delete, exchange.owner, file_id)
+    await runner_of(request).commit()
     return {"id": file_id, "object": "file", "deleted": True}
 
 

@@ -272,7 +272,7 @@ def _keyed(name: str, words: tuple[str, ...], mark: str, line: str) -> Format:
         parameter,
         end,
     )
-    section = ("<tool_calls{}>", "</tool_calls{}>") if mark else ("", "")
+    section = ("<tool_calls{}>\n", "\n</tool_calls{}>") if mark else ("", "")
     return Format(
         name,
         words,
@@ -320,7 +320,6 @@ MINIMAX_M3 = Format(
         between="\n",
     ),
     (Tags("<mm:think>", "</mm:think>"),),
-    closes_unopened=True,
 )
 MINIMAX_M1 = Format(
     "MiniMax M1, Hunyuan, Apriel 1.5",
@@ -411,6 +410,7 @@ LFM2 = Format(
     Calls((PythonCall(), _OBJECT), "<|tool_call_start|>[", "]<|tool_call_end|>", ", "),
 )
 LFM2_LIST = replace(LFM2, words=("<|tool_list_start|>",))
+LFM2_PLAIN = replace(LFM2, words=("List of tools: [", "keep_past_thinking"))  # names no token of a call
 OLMO_3 = Format(
     "OLMo 3", ("<function_calls>",), Calls((PythonCall(),), "<function_calls>", "</function_calls>", "\n")
 )
@@ -495,7 +495,7 @@ SOLAR = Format(
     ),
     (Tags("<|think|>", "<|end|>"),),
     answer=Tags("<|begin|>assistant<|content|>", ""),
-    unsaid=("<|content|>", "<|end|>"),
+    unsaid=("<|content|>", "<|end|>", "<|begin|>assistant"),
     after_thinking="<|begin|>assistant",
 )
 FIREFUNCTION = Format("FireFunction", ("functools[",), Calls((_OBJECT,), " functools[", "]", ", "))
@@ -526,6 +526,7 @@ FORMATS: tuple[Format, ...] = (
     COMMAND_R_PLUS,
     LFM2,
     LFM2_LIST,
+    LFM2_PLAIN,
     APERTUS,
     APRIEL,
     NEMOTRON,

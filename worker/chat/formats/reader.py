@@ -85,8 +85,6 @@ class FormatReader:
 
     def _closed_at_once(self, tags: tuple[Tags, ...]) -> Reading[str | None]:
         """Some models close a thinking that they have not begun, to say that there is none."""
-        if not self._form.closes_unopened:
-            return None
         end = yield from self._cursor.literal(*(tag.end for tag in tags))
         if end is not None:
             yield from self._cursor.skip("\n")

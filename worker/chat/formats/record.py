@@ -101,7 +101,6 @@ class Format:
     answer: Tags = field(default_factory=lambda: Tags("", ""))
     unsaid: tuple[str, ...] = ()
     calls_end_thinking: bool = False
-    closes_unopened: bool = False  # closes a thinking that nobody has opened, where there is none
     channels: bool = False  # the answer is a sequence of messages, each with its channel (channels.py)
     thinks_again: bool = False  # in the midst of the answer too
     after_thinking: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -95,10 +96,22 @@ def _resolved(reference: str, root: Mapping[str, Any]) -> Any:
 
 
 def _parsed(text: str) -> Any:
+    """JSON or, as templates write objects that nobody turned into JSON, Python; None where it is neither."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return _PYTHON.get(text)
+        return _PYTHON[text] if text in _PYTHON else _python(text)
+
+
+def _python(text: str) -> Any:
+    if not text.startswith(("{", "[")):
+        return None
+    try:
+        value = ast.literal_eval(text)
+        json.dumps(value)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return value
 
 
 def _type_of(value: Any) -> str:

@@ -86,9 +86,16 @@ def _one_of(use: ToolUse, calls: Calls, constraints: Constraints) -> list[str]:
 
 def _arguments(tool: Tool) -> Schema:
     try:
-        return enforceable(_schema(tool), lenient=not tool.strict)
+        return _resolved(enforceable(_schema(tool), lenient=not tool.strict))
     except SchemaError as error:
         raise _invalid(tool, f"cannot be enforced: {error}") from error
+
+
+def _resolved(schema: Schema) -> Schema:
+    """With its properties at the root, where those families look for them that do not write JSON."""
+    definitions = schema.get("$defs", {})
+    root = definitions.get(schema.get("$ref", "").removeprefix("#/$defs/"))
+    return schema if root is None else {**root, "$defs": definitions}
 
 
 def _invalid(tool: Tool, why: str) -> InvalidRequest:
