@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from gateway.access.caller import ANYBODY, caller_of
 from worker.protocol import (
     Accepted,
     ChatRequest,
@@ -103,6 +104,4 @@ def new_record(method: str, clients_id: str) -> RequestRecord:
 
 def caller_name(scope: Scope) -> str:
     """The name of the key that was sent, never the key."""
-    caller = scope.get("state", {}).get("caller")
-    name: str = getattr(caller, "name", "anonymous")
-    return name
+    return (caller_of(scope) or ANYBODY).name
