@@ -211,12 +211,21 @@ def modal(context: typer.Context, clients: int = 100, min_requests: Requests = 2
 @app.command()
 def equality(context: typer.Context, slots: int = 32) -> None:
     """Whether 50 answers that were batched are the same as one by one, at temperature 0."""
-    total, differences = equality_of.compare(context.obj.model, slots)
+    _tell_differences("equality", *equality_of.compare(context.obj.model, slots))
+
+
+@app.command("equality-of-chats")
+def equality_of_chats(context: typer.Context, slots: int = 6) -> None:
+    """Whether 50 conversations are the same from slots, memory and files as one by one, at temperature 0."""
+    total, differences, reused = equality_of.compare_chats(context.obj.model, slots)
+    print(f"tokens reused: {dict(reused)}")
+    _tell_differences("equality-of-chats", total, differences)
+
+
+def _tell_differences(name: str, total: int, differences: Sequence[equality_of.Difference]) -> None:
     for found in differences:
         print(f"token {found.position}: {found.serial!r} or {found.batched!r}, {found.gap:.4f} apart")
-    finish(
-        "equality", {"answers": total, "differences": [dataclasses.asdict(found) for found in differences]}
-    )
+    finish(name, {"answers": total, "differences": [dataclasses.asdict(found) for found in differences]})
 
 
 def _questions(options: Options, clients: str, at_least: int) -> list[Questions]:

@@ -540,10 +540,11 @@ class Engine:
         if slot is None:
             raise Overloaded("A prefix can only be pinned while a slot is free.")
         self.kv_cache.vacate(slot)
-        for start in range(0, len(tokens), self.runner.max_batch):
+        restored = self.kv_cache.restore(slot, tokens)
+        for start in range(0, 0 if restored else len(tokens), self.runner.max_batch):
             chunk = tokens[start : start + self.runner.max_batch]
             self.runner.decode([Chunk(slot.index, start, chunk)])
-        self.kv_cache.pin(slot, tokens)
+        self.kv_cache.pin(slot, tokens, keep_in_file=not restored)
 
 
 def _chunk(scheduled: Scheduled) -> Chunk:

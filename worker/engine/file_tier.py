@@ -88,6 +88,13 @@ class FileTier:
         self._after(self._folder.read(stored), finished)
         return reading
 
+    def read_now(self, stored: Stored) -> Read | None:
+        """Wait for a file, where nobody else waits for the engine."""
+        read = self._folder.read(stored).result()
+        if read is None:
+            self._remove(stored)
+        return read
+
     def close(self) -> None:
         self._folder.close()
 

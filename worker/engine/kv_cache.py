@@ -151,11 +151,25 @@ class KVCache:
         self.runner.truncate(slot.index, 0)
         self._set_cached(slot, [])
 
-    def pin(self, slot: Slot, tokens: list[int]) -> None:
-        """Keep what was just computed in a slot that nobody runs in for good."""
+    def restore(self, slot: Slot, tokens: list[int]) -> bool:
+        """Whether a file had just these public tokens, which are now in a slot that nobody runs in."""
+        length, stored = _longest(Stored, Tier.FILE, self.index.match(tokens), len(tokens))
+        if self.files is None or stored is None or length < len(tokens):
+            return False
+        read = self.files.read_now(stored)
+        if read is not None:
+            self.costs.read_byte.observe(read.state.data.nbytes, read.seconds)
+            self._load(read.state, slot, length)
+        return read is not None
+
+    def pin(self, slot: Slot, tokens: list[int], keep_in_file: bool) -> None:
+        """Keep for good what is in a slot that nobody runs in."""
         slot.namespace = PUBLIC
         self._set_cached(slot, tokens)
-        self.memory.put(tokens, self._save(slot), self.costs.compute(len(tokens)), pinned=True)
+        state = self._save(slot)
+        self.memory.put(tokens, state, self.costs.compute(len(tokens)), pinned=True)
+        if keep_in_file and self.files is not None and len(tokens) >= self.files.MIN_TOKENS:
+            self.files.store(tokens, state, PUBLIC)
 
     def snapshot(self, sequence: Sequence) -> None:
         """Save the state that a sequence in prefill has reached, if that is one it was to stop at."""
@@ -168,9 +182,9 @@ class KVCache:
         )
         if not known and self._has_room_for(length):
             tokens, state = sequence.tokens[:length], self._save(slot)
-            self.memory.put(tokens, state, self.costs.compute(length), sequence.namespace)
+            self.memory.put(tokens, state, self.costs.compute(length), sequence.client)
             if self.files is not None and length == sequence.file_length:
-                self.files.store(tokens, state, sequence.namespace)
+                self.files.store(tokens, state, sequence.client)
 
     def close_gap(self) -> None:
         """Let the last busy slot's sequence change places with what an idle slot between busy ones holds.
@@ -212,7 +226,7 @@ class KVCache:
     def _match(self, sequence: Sequence) -> list[Step]:
         if not self.prefix_cache or sequence.is_scored:
             return []
-        return self.index.match(sequence.tokens, sequence.namespace)
+        return self.index.match(sequence.tokens, sequence.client)
 
     def _sources(self, sequence: Sequence, steps: list[Step]) -> Iterator[Source]:
         """The longest prefix that any slot can give, and the longest of any state in memory."""
@@ -349,7 +363,7 @@ class KVCache:
             sequence.begun, sequence.num_cached = True, plan.length
         if self.prefix_cache:
             self._count(plan)
-            slot.namespace = sequence.namespace
+            slot.namespace = sequence.client
             self.index.insert(slot, sequence.tokens[: sequence.num_prompt])
             self._plan_snapshots(sequence, steps)
             if file_length:
@@ -390,14 +404,14 @@ class KVCache:
         if _longest(Stored, Tier.FILE, steps, length)[0] == length:
             return 0
         shared = sequence.tokens[:length]
-        return length if self.files.is_worth_a_file(shared, sequence.namespace) else 0
+        return length if self.files.is_worth_a_file(shared, sequence.client) else 0
 
     def _make_file(self, sequence: Sequence, length: int, steps: list[Step]) -> None:
         """Of a state in memory, or of the slot at just this length, cut down to it if need be."""
         assert self.files is not None
         known, saved = _longest(Saved, Tier.MEMORY, steps, length)
         if saved is not None and known == saved.length == length:
-            self.files.store(sequence.tokens[:length], saved.state, sequence.namespace)
+            self.files.store(sequence.tokens[:length], saved.state, sequence.client)
             return
         if sequence.num_computed > length >= self.runner.shortest(sequence.slot):
             self.runner.truncate(sequence.slot, length)

@@ -124,8 +124,8 @@ class Sequence:
     stopping: Callable[[list[int]], bool] | None = None  # a caller's own criterion, over all tokens
     lookup: PromptLookup = field(default_factory=PromptLookup)
     donor: Donor | None = None  # what will bring the prefix this one needs
-    client: str = ""  # slots are shared fairly between clients; by default all are one
-    namespace: str = PUBLIC  # prefixes are shared within one only; no secret, since files hold it
+    # Slots are shared fairly between clients, prefixes within one only. No secret, since files name it.
+    client: str = PUBLIC
     scores_prompt: bool = False  # the log probabilities of its prompt's tokens are wanted
     was_scored: bool = False
     prompt_scores: list[TokenLogprob] = field(default_factory=list)  # of what is computed, until all is

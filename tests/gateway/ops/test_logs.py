@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 import structlog
+from pydantic import SecretStr
 
 from gateway.ops.log_stream import LogStream
 from gateway.ops.logs import configure_logging, line_handler
@@ -84,6 +85,19 @@ def test_a_route_has_one_name_however_it_is_asked(
     assert client.request(method, path).is_success
     (line,) = logged.requests()
     assert (line["route"], line["method"]) == ("/models", method)
+
+
+def test_a_key_has_a_name_in_the_line_and_is_not_in_it_itself(logged: Log) -> None:
+    keys = SecretStr("alice:first-secret")
+    with serving(ScriptedBackend(), GatewaySettings(api_keys=keys)) as url:
+        logged.as_json(True)
+        httpx.post(f"{url}{CHAT}", json=HELLO, headers={"authorization": "Bearer first-secret"})
+        httpx.post(f"{url}{CHAT}", json=HELLO, headers={"authorization": "Bearer wrong-secret"})
+        wait_until(lambda: len(logged.requests()) == 2)
+    right, wrong = logged.requests()
+    assert (right["key"], right["status"]) == ("alice", 200)
+    assert (wrong["key"], wrong["status"]) == ("anonymous", 401)
+    assert "secret" not in logged.text()
 
 
 def test_what_models_are_asked_is_logged_where_a_setting_says_so(logged: Log) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,10 @@ def test_no_family_s_tokens_can_be_forged(path: Path, kind: str, tmp_path: Path)
     source = path.read_text()
     control, user_defined = tokens_of(source)
     structure = Structure(source, vocabulary_of(source, tmp_path, kind), control + user_defined)
+    # Hiding does not depend on the kind of vocabulary, tokenizing does: of the second the plainest do.
+    enough = None if kind == "byte pairs" else 3
     for token in control + user_defined:
-        for text, arguments in disguises(token):
+        for text, arguments in islice(disguises(token), enough):
             assert structure.of(text, arguments) == structure.honest(arguments), (text, arguments)
 
 

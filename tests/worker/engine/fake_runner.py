@@ -10,7 +10,6 @@ import numpy as np
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.engine import Engine
-from worker.engine.prefix_index import PUBLIC
 from worker.engine.runner import Chunk, DecodeError, Logits, State
 from worker.engine.sampling import Row, Sampler
 from worker.engine.sequence import Output
@@ -245,7 +244,6 @@ def make_sequence(
     stop: tuple[str, ...] = (),
     constraint: Forcing | None = None,
     client: str = "",
-    namespace: str = PUBLIC,
     **sampling: Any,
 ) -> Running:
     params = SamplingParams(temperature=0, stop=stop, **sampling)
@@ -255,7 +253,6 @@ def make_sequence(
         Detokenizer(stop),
         max_tokens,
         client=client,
-        namespace=namespace,
     )
 
 

@@ -399,9 +399,7 @@ def test_random_additions_and_aborts_keep_slots_and_outputs_right(
             stem = rng.choice(stems)
             prompt = stem[: rng.randrange(1, len(stem) + 1)] + [rng.randrange(1, 63)] * rng.randrange(3)
             client = rng.choice(["", "", "one", "another"])
-            sequence = make_sequence(
-                prompt, max_tokens=rng.randrange(1, 80 - len(prompt)), client=client, namespace=client
-            )
+            sequence = make_sequence(prompt, max_tokens=rng.randrange(1, 80 - len(prompt)), client=client)
             engine.submit(sequence)
             live.append((prompt, sequence))
         elif action < 0.32 and live:

@@ -151,6 +151,16 @@ def test_a_file_holds_no_word_of_one_user_alone(tmp_path: Path) -> None:
     assert [tokens for _, tokens in found] == [SYSTEM[:288]]
 
 
+def test_a_long_pinned_prefix_is_computed_once_for_all_processes(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    for num_computed in (len(SYSTEM), 0):
+        engine = process(tmp_path, **kind)
+        engine._pin(SYSTEM)
+        assert engine.runner.num_computed == num_computed  # type: ignore[attr-defined]
+        assert ask(engine, [*SYSTEM, 61, 3]).num_cached == len(SYSTEM)
+
+
 def test_a_damaged_file_is_computed_instead(tmp_path: Path, kind: dict[str, Any]) -> None:
     ask_several(process(tmp_path, **kind))
     [path] = tmp_path.iterdir()

@@ -24,8 +24,8 @@ def process(folder: Path, num_slots: int, **kind: Any) -> Engine:
     return make_engine(runner, cache_bytes=MIB, prefix_folder=files)
 
 
-def num_cached(engine: Engine, prompt: list[int], namespace: str) -> int:
-    sequence = submit(engine, make_sequence(prompt, max_tokens=2, namespace=namespace))
+def num_cached(engine: Engine, prompt: list[int], client: str) -> int:
+    sequence = submit(engine, make_sequence(prompt, max_tokens=2, client=client))
     run(engine)
     return sequence.num_cached
 
@@ -47,7 +47,7 @@ def test_no_tier_gives_one_key_what_another_has_asked(
 
 def test_nor_does_one_wait_for_anothers_prefill() -> None:
     engine = make_engine(FakeModelRunner(num_slots=2, context_length=500, max_batch=16))
-    one, another = (submit(engine, make_sequence(SYSTEM, 2, namespace=name)) for name in ("one", "another"))
+    one, another = (submit(engine, make_sequence(SYSTEM, 2, client=name)) for name in ("one", "another"))
     engine.step()
     assert (one.donor, another.donor) == (None, None)
     run(engine)
@@ -76,7 +76,7 @@ def test_whatever_happens_nobody_has_more_cached_than_was_asked_under_the_same_k
     for _ in range(150):
         name = rng.choice([*asked])
         prompt = stem[: rng.randrange(1, 60)] + [rng.randrange(1, 63) for _ in range(rng.randrange(1, 5))]
-        sequence = submit(engine, make_sequence(prompt, 4, namespace=name))
+        sequence = submit(engine, make_sequence(prompt, 4, client=name))
         for _ in range(rng.randrange(8)):
             engine.step()
             engine.check_integrity()
