@@ -82,7 +82,7 @@ format: $(INSTALLED)
 
 # Pins every package, for every supported Python, with hashes. Needs uv.
 constraints:
-	uv pip compile pyproject.toml --extra modal --extra tracing --extra dev --universal --generate-hashes \
+	uv pip compile pyproject.toml --extra modal --extra redis --extra tracing --extra dev --universal --generate-hashes \
 		--python-version 3.11 --no-header --no-annotate --output-file constraints.txt
 
 clean:

@@ -157,7 +157,9 @@ aborts = modal.Queue.from_name(deployment.app_name + ABORTS_SUFFIX, create_if_mi
 
 def environment(settings: BaseSettings) -> dict[str, str | None]:
     """The settings as they stand at deploy time, for the containers to read again."""
-    values = settings.model_dump(mode="json", exclude={"api_keys", "models_file"}, exclude_none=True)
+    values = settings.model_dump(
+        mode="json", exclude={"api_keys", "rate_limit_redis", "models_file"}, exclude_none=True
+    )
     return {name.upper(): str(value) for name, value in values.items()}
 
 
@@ -191,8 +193,10 @@ hub_environment["TQDM_POSITION"] = "-1"
 
 debian = modal.Image.debian_slim(python_version="3.12")
 gateway_image = pinned(
-    *(debian, "fastapi", "orjson", "prometheus-client", "pydantic-settings", "python-multipart"),
+    *(debian, "fastapi", "limits", "orjson", "prometheus-client", "pydantic-settings", "python-multipart"),
     *("sse-starlette", "structlog"),
+    # Its URL comes from the Secret, as it may hold a password; the shell only says that there is one.
+    *(["redis"] if gateway_settings.rate_limit_redis.get_secret_value() else []),
     *(["opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"] if gateway_settings.tracing else []),
 )
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")

@@ -23,6 +23,8 @@ from gateway.access.cors import CrossOrigin
 from gateway.access.head import HeadAsGet
 from gateway.access.hosts import KnownHosts
 from gateway.access.keys import KeyRing
+from gateway.access.rate_limit import HEADERS as RATE_LIMIT_HEADERS
+from gateway.access.rate_limit import RateLimit, counts
 from gateway.access.slash import IgnoreLastSlash
 from gateway.answers.respond import IGNORED_HEADER
 from gateway.anthropic.errors import error_response as anthropic_error
@@ -87,6 +89,7 @@ def create_app(
                     IGNORED_HEADER,
                     "retry-after",
                     "retry-after-ms",
+                    *RATE_LIMIT_HEADERS,
                 ],
             ),
             Middleware(HeadAsGet),
@@ -99,6 +102,7 @@ def create_app(
             Middleware(Admission, stopping=stopping),
             *_known_hosts(settings),
             Middleware(RequireKey, keys=KeyRing(settings), public=_public_paths(settings)),
+            Middleware(RateLimit, settings=settings, counts=counts(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, elsewhere=_larger_bodies(settings)),
             Middleware(NoteRoute),
         ],

@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from gateway.access.caller import ANYBODY, caller_of
 from worker.protocol import (
+    Accepted,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
@@ -42,6 +43,7 @@ class RequestRecord:
     status: int = 0  # as it was sent; 0 if none was
     model: str | None = None
     usage: Usage | None = None
+    num_computed: int = 0  # tokens of the prompt and, at the least, of the answer so far
     finish_reasons: list[str] = field(default_factory=list)
     first_token_seconds: float | None = None
     error: str | None = None  # the code of what ended an answer after its status was sent
@@ -68,9 +70,20 @@ class RequestRecord:
                 case EmbeddingRequest():
                     self.prompt = request.inputs
 
+    @property
+    def tokens(self) -> int:
+        """What it took, as far as it is known: who leaves early gets no usage."""
+        if self.usage is None:
+            return self.num_computed
+        return self.usage.prompt_tokens + self.usage.completion_tokens
+
     def observe(self, events: Iterable[Event]) -> None:
         """Once a batch, whether or not the client asked for usage."""
         for event in events:
+            if isinstance(event, Accepted):
+                self.num_computed += event.prompt_tokens
+            elif isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
+                self.num_computed += 1
             match event:
                 case TextDelta() | ReasoningDelta() | ToolCallDelta() if self.first_token_seconds is None:
                     self.first_token_seconds = self.seconds

@@ -33,6 +33,26 @@ class GatewaySettings(BaseSettings):
         "commas",
     )
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="largest request body")
+    rate_limit_requests: int = Field(
+        default=6000, ge=0, description="requests a minute for each key that names no other; 0 for no limit"
+    )
+    rate_limit_tokens: int = Field(
+        default=2_000_000,
+        ge=0,
+        description="tokens a minute, of prompts and answers, for each key that names no other; 0 for no "
+        "limit",
+    )
+    rate_limit_concurrent: int = Field(
+        default=200,
+        ge=0,
+        description="requests under way at once for each key that names no other, in each gateway; 0 for no "
+        "limit",
+    )
+    rate_limit_redis: SecretStr = Field(
+        default=SecretStr(""),
+        description="redis://… where several gateways count requests and tokens together; by default each "
+        "counts its own",
+    )
     heartbeat_seconds: float = Field(
         default=10.0, gt=0, description="seconds between the comments that keep a stream open"
     )

@@ -65,6 +65,7 @@ class ChatRequest:
     "choice": […]} beside OpenAI's. `template_kwargs` are variables for the template. Without `stream`, the
     events may all come at the end. If it `continues`, the last message is what the assistant has begun, and
     the answer is what follows. With `count_only` nothing is computed, and `Accepted` is the only event.
+    Slots are shared fairly between `client`s.
     """
 
     request_id: str
@@ -81,6 +82,7 @@ class ChatRequest:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     continues: bool = False
     count_only: bool = False
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class CompletionRequest:
     n: int = 1
     echo: bool = False
     stream: bool = True
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

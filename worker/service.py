@@ -277,6 +277,7 @@ class Worker:
             n=request.n,
             logprobs=num_top is not None,
             top_logprobs=num_top,
+            client=request.client,
             **self._prompt_options(request),
             **sampling,
         )
@@ -293,7 +294,12 @@ class Worker:
                 for index in range(request.n):
                     choice_seed = None if seed is None else seed + index  # choices differ, and repeat
                     stream = self._llama.create_completion(
-                        text_or_tokens, stream=True, seed=choice_seed, echo=request.echo, **sampling
+                        text_or_tokens,
+                        stream=True,
+                        seed=choice_seed,
+                        echo=request.echo,
+                        client=request.client,
+                        **sampling,
                     )
                     assert isinstance(stream, CompletionStream)
                     # The prompt's tokens are checked by now: one it does not know ends llama.cpp's process.

@@ -8,10 +8,20 @@ from starlette.types import Scope
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """Requests and tokens a minute, and requests at once; 0 is no limit, None is what all have."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """The name of a key, never the key; keys that share a name are one caller."""
 
     name: str
+    allowance: Allowance = Allowance()
 
 
 ANYBODY = Caller("anonymous")  # where no key is asked for

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway.access.caller import ANYBODY, Caller
+from gateway.access.caller import ANYBODY, Allowance, Caller
 from gateway.settings import GatewaySettings, StartError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
@@ -75,7 +75,7 @@ class KeyRing:
 
 
 def read_file(path: Path) -> list[Key]:
-    """One key a line; empty lines and those that begin with # say nothing."""
+    """One key a line, and its own limits after it; empty lines and those that begin with # say nothing."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -102,17 +102,32 @@ def parse_list(entries: Sequence[str]) -> list[Key]:
 
 
 def parse(entry: str, default_name: str, where: str) -> Key:
+    entry, *words = entry.split()
     name, separator, rest = entry.partition(":")
     if not separator or not NAME.fullmatch(name):
         name, rest = default_name, entry
     if not rest:
         raise StartError(f"{where} is empty: write {FORM}.")
+    caller = Caller(name, _allowance(words, where))
     if not rest.startswith("sha256:"):
-        return Key(hashlib.sha256(rest.encode()).digest(), Caller(name))
+        return Key(hashlib.sha256(rest.encode()).digest(), caller)
     digest = rest.removeprefix("sha256:")
     if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
         raise StartError(f"{where} has a hash that is not 64 hexadecimal digits: write {FORM}.")
-    return Key(bytes.fromhex(digest), Caller(name))
+    return Key(bytes.fromhex(digest), caller)
+
+
+def _allowance(words: Sequence[str], where: str) -> Allowance:
+    """`requests=60 tokens=100000 concurrent=4`, any of them."""
+    limits: dict[str, int] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in ("requests", "tokens", "concurrent") or not re.fullmatch(r"[0-9]{1,12}", number):
+            raise StartError(
+                f"{where} may end with requests=N, tokens=N and concurrent=N, but not with more."
+            )
+        limits[name] = int(number)
+    return Allowance(**limits)
 
 
 def new_key(name: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from fastapi import Response
@@ -14,8 +14,7 @@ from gateway.answers.opened import Batches, open_stream, unless_ended
 from gateway.answers.stream import EventStreamResponse
 from gateway.answers.whole import WholeAnswer
 from gateway.deps import Exchange
-from worker.protocol import InvalidRequest, WorkerFailed
-from worker.protocol import Request as WorkerRequest
+from worker.protocol import ChatRequest, CompletionRequest, InvalidRequest, WorkerFailed
 
 IGNORED_HEADER = "x-ignored-parameters"
 _MAX_HEADER = 2000  # characters; clients and proxies give up on headers much larger
@@ -28,7 +27,7 @@ class Asked:
     `names` are the API's own for what the worker calls as OpenAI's chats do, such as `messages`.
     """
 
-    request: WorkerRequest
+    request: ChatRequest | CompletionRequest
     num_choices: int = 1
     ignored: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
@@ -69,9 +68,10 @@ async def collect(exchange: Exchange, asked: Asked) -> WholeAnswer:
 async def _batches(exchange: Exchange, asked: Asked) -> Batches:
     """The worker's events, recorded. They never just end: clients take that for a finished answer."""
     record = exchange.record
-    record.asks(asked.request, exchange.gateway.settings.log_prompts)
+    request = replace(asked.request, client=exchange.caller.name)
+    record.asks(request, exchange.gateway.settings.log_prompts)
     try:
-        async with aclosing(exchange.gateway.backend.chat(asked.request)) as batches:
+        async with aclosing(exchange.gateway.backend.chat(request)) as batches:
             async for batch in batches:
                 record.observe(batch)
                 yield batch

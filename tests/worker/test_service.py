@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from tests.worker.llama.tiny_models import write_tiny_model
+from worker.engine.sequence import Sequence
 from worker.llama.cpu_variants import finds_gpu
 from worker.models.default import default_model
 from worker.models.files import ModelFileError
+from worker.protocol import ChatRequest, CompletionRequest, Event, Request, SamplingParams, Usage
 from worker.service import Worker, load_llama, notices
 from worker.settings import WorkerSettings
 
@@ -110,3 +112,51 @@ def test_a_worker_says_why_it_would_not_answer(tmp_path: Path, monkeypatch: pyte
         monkeypatch.undo()
         worker.close()
     assert reasons() == ["The engine has stopped."]
+
+
+def test_the_engine_shares_its_slots_between_the_clients_that_requests_name(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, ROLES)
+    worker = Worker(load_llama(settings), settings)
+    asked: list[Request] = [
+        ChatRequest(
+            "1", "tiny", [{"role": "user", "content": "Hi"}], SamplingParams(max_tokens=1), client="ada"
+        ),
+        CompletionRequest("2", "tiny", ("Hi",), SamplingParams(max_tokens=1), client="bob"),
+    ]
+    served: list[str] = []
+    submit = worker._llama.engine.submit
+
+    def noted(sequence: Sequence) -> None:
+        served.append(sequence.client)
+        submit(sequence)
+
+    worker._llama.engine.submit = noted  # type: ignore[method-assign]
+    try:
+        for request in asked:
+            asyncio.run(_all_of(worker, request))
+    finally:
+        worker.close()
+    assert served == ["ada", "bob"]
+
+
+def test_what_one_client_asked_is_not_told_to_another(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, ROLES)
+    worker = Worker(load_llama(settings), settings)
+
+    def num_cached(client: str) -> int:
+        sampling = SamplingParams(max_tokens=1)
+        request = CompletionRequest("1", "tiny", ("tell nobody " * 20,), sampling, client=client)
+        (usage,) = asyncio.run(_all_of(worker, request))[-1]
+        assert isinstance(usage, Usage)
+        return usage.cached_tokens
+
+    try:
+        assert num_cached("ada") == 0
+        assert num_cached("ada") > 0
+        assert num_cached("bob") == 0
+    finally:
+        worker.close()
+
+
+async def _all_of(worker: Worker, request: Request) -> list[list[Event]]:
+    return [batch async for batch in worker.chat(request)]

@@ -203,6 +203,7 @@ class BatchedLlama(llama_cpp.Llama):
         logits_processor: Any = None,
         grammar: Constraint | None = None,
         logit_bias: Mapping[int, float] | Mapping[str, float] | None = None,
+        client: str = "",
         **sampling: Any,
     ) -> dict[str, Any] | CompletionStream:
         """As the library's, on the shared batch; `sampling` are further fields of SamplingParams.
@@ -210,7 +211,8 @@ class BatchedLlama(llama_cpp.Llama):
         What is left out is what the model's file recommends, otherwise OpenAI's default; `tfs_z` has no
         effect. Raises ContextLengthExceeded, Overloaded, InvalidRequest or WorkerFailed before anything is
         computed. With `echo` and `logprobs`, the prompt's log probabilities come before the text's, and a
-        `max_tokens` of 0 is no text at all.
+        `max_tokens` of 0 is no text at all. Slots are shared fairly between `client`s, and computed
+        prefixes not at all.
         """
         if suffix is not None:
             raise InvalidRequest("'suffix' is not supported.", "suffix")
@@ -242,6 +244,7 @@ class BatchedLlama(llama_cpp.Llama):
             Detokenizer(params.stop),
             max_tokens=room if max_tokens is None or max_tokens < least else min(max_tokens, room),
             scores_prompt=scores_prompt,
+            client=client,
         )
         if logits_processor is not None:
             sequence.sampler.processor = _processor(logits_processor, sequence.tokens)

@@ -34,7 +34,7 @@ def test_the_worker_counts_the_prompt_that_it_would_answer(
     assert client.post(COUNT, json=PROMPT).json() == {"input_tokens": 42}
     answered, counted = backend.requests
     assert counted.count_only
-    same = {"request_id": "", "sampling": SamplingParams(), "count_only": False}
+    same = {"request_id": "", "sampling": SamplingParams(), "count_only": False, "client": ""}
     assert replace(counted, **same) == replace(answered, **same)
 
 
