@@ -60,6 +60,8 @@ def read_until_text(lines: Iterator[str]) -> Iterator[str]:
 def test_what_needs_no_worker_wakes_none(deployment: Deployment, chat: str) -> None:
     url = deployment.server.url
     assert httpx.get(f"{url}/health", timeout=60).is_success
+    assert httpx.get(f"{url}/ready", params={"deep": 1}).is_success
+    assert httpx.get(f"{url}/metrics").is_success
     assert httpx.get(f"{url}/v1/models").is_success
     assert httpx.post(chat, json={**SHORT, "temperature": 9}).status_code == 400
     assert httpx.post(chat, json={**SHORT, "model": "other"}).status_code == 404
@@ -149,6 +151,20 @@ def test_a_request_that_no_worker_has_taken_yet_is_cancelled_too(deployment: Dep
             holder.result()
     httpx.post(chat, json=SHORT, timeout=60).raise_for_status()
     deployment.emulator.wait_for(idle, "LlamaWorker.*", timeout=5)
+
+
+def test_the_gateway_shows_what_workers_say_along_with_their_answers(
+    deployment: Deployment, chat: str
+) -> None:
+    httpx.post(chat, json=SHORT, timeout=60).raise_for_status()
+    figures = httpx.get(f"{deployment.server.url}/metrics").text
+    generated = [line for line in figures.splitlines() if line.startswith("llamacpp:tokens_predicted_total{")]
+    assert generated
+    assert all(float(line.rpartition(" ")[2]) > 0 for line in generated)
+    assert {f'worker="{worker.task_id}"' in "".join(generated) for worker in deployment.workers()} == {True}
+    assert "gen_ai_server_queue_duration_seconds_bucket" in figures
+    ready = httpx.get(f"{deployment.server.url}/ready", params={"deep": 1}, timeout=60)
+    assert ready.json() == {"status": "ready"}
 
 
 def test_a_worker_that_dies_ends_its_streams_with_an_error(deployment: Deployment, chat: str) -> None:

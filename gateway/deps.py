@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from gateway.access.auth import owner_of
-from gateway.access.caller import ANYBODY, caller_of
 from gateway.backends.base import Backend
+from gateway.caller import ANYBODY, caller_of
 from gateway.errors import model_not_found
 from gateway.record import RequestRecord
 from gateway.settings import GatewaySettings

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from gateway.access.caller import ANYBODY, caller_of
+from gateway.caller import ANYBODY, caller_of
 from worker.protocol import (
     Accepted,
     ChatRequest,

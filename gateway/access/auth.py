@@ -8,8 +8,8 @@ from collections.abc import Set
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access.caller import ANYBODY, caller_of, set_caller
 from gateway.access.keys import KeyRing
+from gateway.caller import ANYBODY, caller_of, set_caller
 from gateway.errors import APIError
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})  # probes send no keys

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway.access.caller import ANYBODY, Allowance, Caller
+from gateway.caller import ANYBODY, Allowance, Caller
 from gateway.settings import GatewaySettings, StartError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")

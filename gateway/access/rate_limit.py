@@ -23,7 +23,7 @@ from limits.storage import storage_from_string
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access.caller import Allowance, caller_of
+from gateway.caller import Allowance, caller_of
 from gateway.errors import APIError
 from gateway.record import RequestRecord
 from gateway.settings import GatewaySettings, StartError

@@ -5,6 +5,7 @@ Plain, so that the folder may be a Volume that several containers see: every fil
     OWNER/files/ID.json      what is told of the file
     OWNER/files/ID.data      its content
     OWNER/batches/ID.json    the batch
+    OWNER/batches/ID.caller  the name of the key that asked for it
     OWNER/batches/ID.cancel  there if it was cancelled
     OWNER/batches/ID.output  its answers so far, and in ID.errors its failures
 """

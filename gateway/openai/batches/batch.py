@@ -11,8 +11,9 @@ from typing import Any, Literal
 import orjson
 from typing_extensions import TypedDict
 
+from gateway.caller import ANYBODY, Caller
 from gateway.errors import APIError
-from gateway.openai.file_store import FileStore, newest, read_json
+from gateway.openai.file_store import FileStore, newest, read_json, write_json
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 MOST_REQUESTS = 50_000
@@ -105,12 +106,21 @@ def find_batch(folder: Path, batch_id: str) -> Batch | None:
     return batch
 
 
+def write_caller(folder: Path, batch_id: str, caller: Caller) -> None:
+    write_json(folder / f"{batch_id}.caller", caller.name)
+
+
+def read_caller(folder: Path, batch_id: str) -> Caller:
+    name = read_json(folder / f"{batch_id}.caller")
+    return ANYBODY if name is None else Caller(name)
+
+
 def kept_batches(store: FileStore, owner: str) -> list[Batch]:
     """The newest first. Those that ended long ago are removed, as files are."""
     folder, found = store.batches(owner), []
     for batch in newest(folder):
         if batch["status"] in ENDED and batch["created_at"] < store.clock() - store.seconds:
-            for ending in ("json", "cancel"):
+            for ending in ("json", "caller", "cancel"):
                 (folder / f"{batch['id']}.{ending}").unlink(missing_ok=True)
         elif current := find_batch(folder, batch["id"]):
             found.append(current)

@@ -6,13 +6,14 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Scope
 
+from gateway.caller import Caller, set_caller
 from gateway.openai.batches.run import Post
 
 
 def post_to(app: ASGIApp) -> Post:
     """Bodies are posted as JSON, and waited for as long as it takes."""
 
-    async def post(path: str, body: bytes) -> tuple[int, str, bytes]:
+    async def post(path: str, body: bytes, caller: Caller) -> tuple[int, str, bytes]:
         status, headers, parts = 500, {}, []
         unread = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -29,7 +30,9 @@ def post_to(app: ASGIApp) -> Post:
             else:
                 parts.append(message.get("body", b""))
 
-        await app(_scope(path, len(body)), receive, send)
+        scope = _scope(path, len(body))
+        set_caller(scope, caller)  # its prefixes, its fair share, its name in the log
+        await app(scope, receive, send)
         return status, headers.get(b"x-request-id", b"").decode("latin-1"), b"".join(parts)
 
     return post

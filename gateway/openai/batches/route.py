@@ -20,6 +20,7 @@ from gateway.openai.batches.batch import (
     find_batch,
     kept_batches,
     new_batch,
+    write_caller,
 )
 from gateway.openai.file_store import FileStore, Page, is_id, page, write_json
 
@@ -58,6 +59,7 @@ async def create_batch(body: BatchRequest, request: Request, exchange: ExchangeD
         )
     batch = new_batch(body.endpoint, body.input_file_id, body.metadata, store.clock())
     path = store.batches(exchange.owner) / f"{batch['id']}.json"
+    await asyncio.to_thread(write_caller, path.parent, batch["id"], exchange.caller)
     await asyncio.to_thread(write_json, path, batch)
     runner = runner_of(request)
     try:

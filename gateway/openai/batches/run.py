@@ -12,13 +12,24 @@ from typing import BinaryIO, Protocol
 import orjson
 import structlog
 
-from gateway.openai.batches.batch import ENDED, Answered, Batch, Line, Status, check, find_batch, read_lines
+from gateway.caller import ANYBODY, Caller
+from gateway.openai.batches.batch import (
+    ENDED,
+    Answered,
+    Batch,
+    Line,
+    Status,
+    check,
+    find_batch,
+    read_caller,
+    read_lines,
+)
 from gateway.openai.file_store import FileStore, write_json
 
 log = structlog.get_logger("gateway")
 
-# Posts a body to a path of the API; status, id of the request and body of the answer.
-Post = Callable[[str, bytes], Awaitable[tuple[int, str, bytes]]]
+# Posts a body to a path of the API, in a caller's name; status, id of the request and body of the answer.
+Post = Callable[[str, bytes, Caller], Awaitable[tuple[int, str, bytes]]]
 
 OVERLOADED = 429
 UNAVAILABLE = 503
@@ -65,6 +76,7 @@ class BatchRun:
         self._post, self._places, self._cancelled, self._saved = post, places, cancelled, saved
         self._folder = store.batches(owner)
         self._journals: dict[str, BinaryIO] = {}
+        self._caller = ANYBODY
 
     async def run(self) -> None:
         """Cancelled, it leaves everything so that another run goes on from there."""
@@ -73,6 +85,7 @@ class BatchRun:
             return
         if not await self._begin(batch):
             return
+        self._caller = await asyncio.to_thread(read_caller, self._folder, self._id)
         with self._journal("output") as self._journals["output"], self._journal("errors") as failed:
             self._journals["errors"] = failed
             status = await self._answer_all(batch)
@@ -160,7 +173,7 @@ class BatchRun:
     async def _answer(self, batch: Batch, line: Line) -> None:
         attempts = 0
         while True:
-            status, request_id, body = await self._post(batch["endpoint"], line.body)
+            status, request_id, body = await self._post(batch["endpoint"], line.body, self._caller)
             attempts += status == UNAVAILABLE
             if status != OVERLOADED and (status != UNAVAILABLE or attempts >= MOST_ATTEMPTS):
                 break

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from gateway.access import keys
-from gateway.access.caller import ANYBODY, Caller
 from gateway.access.keys import KeyRing
+from gateway.caller import ANYBODY, Caller
 from gateway.cli import app
 from gateway.settings import GatewaySettings, StartError
 

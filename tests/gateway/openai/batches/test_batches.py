@@ -12,8 +12,10 @@ from typing import Any
 
 import openai
 import pytest
+from pydantic import SecretStr
 
 from gateway.app import create_app
+from gateway.caller import Caller
 from gateway.openai.batches.batch import new_batch
 from gateway.openai.batches.local import FreeSlots
 from gateway.openai.batches.run import BatchRun
@@ -237,7 +239,7 @@ def run(store: FileStore, batch_id: str, post: Any) -> dict[str, Any]:
 
 
 def test_what_is_late_is_told_as_expired(store: FileStore) -> None:
-    async def post(path: str, body: bytes) -> tuple[int, str, bytes]:
+    async def post(path: str, body: bytes, caller: Caller) -> tuple[int, str, bytes]:
         await never()
         raise AssertionError
 
@@ -250,7 +252,7 @@ def test_what_is_late_is_told_as_expired(store: FileStore) -> None:
 def test_overload_is_waited_out_and_a_failing_worker_is_asked_three_times(store: FileStore) -> None:
     statuses = iter([429, 429, 429, 503, 503, 200, 503, 503, 503])
 
-    async def post(path: str, body: bytes) -> tuple[int, str, bytes]:
+    async def post(path: str, body: bytes, caller: Caller) -> tuple[int, str, bytes]:
         return next(statuses), "id", b"{}"
 
     class One:
@@ -325,3 +327,12 @@ def test_a_failing_worker_is_an_entry_among_the_errors(sdk: openai.OpenAI, backe
 def test_the_app_starts_nothing_before_it_serves(tmp_path: Path) -> None:
     create_app(ScriptedBackend(), GatewaySettings(files_dir=tmp_path / "files"))
     assert not (tmp_path / "files").exists()
+
+
+def test_its_requests_are_its_keys(backend: ScriptedBackend) -> None:
+    with (
+        serving(backend, GatewaySettings(api_keys=SecretStr("alice:one"))) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="one", max_retries=0) as sdk,
+    ):
+        ended(sdk, start(sdk, line("a"), line("b")).id)
+    assert [request.client for request in backend.requests] == ["alice", "alice"]
