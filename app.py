@@ -40,6 +40,7 @@ PREFIXES = MODELS / "prefixes"  # unless LLM_CACHE_DIR is set
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 LLAMA_CPP_PYTHON = "0.3.36"  # as in constraints.txt; what else changes there compiles nothing
 LLAMA_BUILD = Path(__file__).parent / "worker" / "llama"  # what of llama.cpp is compiled, and how
+CHAT_PAGE = Path(__file__).parent / "gateway" / "chat_page" / "static"  # no Python, so not with its source
 FILES_SUFFIX = "-files"  # of the app's name: the Volume with what clients keep for batches
 ABORTS_SUFFIX = "-aborts"  # of the app's name: the Queue that tells workers which clients have left
 OBJECT_NAME = r"^[a-zA-Z0-9._-]+$"  # of at most 64 characters: what Modal accepts
@@ -198,7 +199,7 @@ gateway_image = pinned(
     # Its URL comes from the Secret, as it may hold a password; the shell only says that there is one.
     *(["redis"] if gateway_settings.rate_limit_redis.get_secret_value() else []),
     *(["opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"] if gateway_settings.tracing else []),
-)
+).add_local_dir(CHAT_PAGE, f"/root/{CHAT_PAGE.relative_to(Path(__file__).parent)}")
 hub_image = pinned(debian, "huggingface-hub", "pydantic-settings")
 if deployment.gpu is None:
     # Built on one machine, run on another: every CPU variant, the best of which is chosen at load.

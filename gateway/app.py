@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -31,6 +31,7 @@ from gateway.anthropic.errors import error_response as anthropic_error
 from gateway.anthropic.messages.route import PATH as MESSAGES
 from gateway.anthropic.messages.route import router as messages
 from gateway.backends.base import Backend
+from gateway.chat_page.route import chat_page
 from gateway.deps import Gateway
 from gateway.legacy.generate import router as generate
 from gateway.openai.batch_runner import BatchRunner
@@ -69,6 +70,7 @@ def create_app(
     is set, answers under way have SHUTDOWN_GRACE_SECONDS left. Batches run here, or `batches_elsewhere`.
     """
     metrics, stopping = Metrics(), stopping or asyncio.Event()
+    page, page_paths = chat_page() if settings.chat_page else (APIRouter(), frozenset[str]())
     app = FastAPI(
         title="llama-gateway",
         version=__version__,
@@ -101,7 +103,7 @@ def create_app(
             ),
             Middleware(Admission, stopping=stopping),
             *_known_hosts(settings),
-            Middleware(RequireKey, keys=KeyRing(settings), public=_public_paths(settings)),
+            Middleware(RequireKey, keys=KeyRing(settings), public=_public_paths(settings) | page_paths),
             Middleware(RateLimit, settings=settings, counts=counts(settings)),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, elsewhere=_larger_bodies(settings)),
             Middleware(NoteRoute),
@@ -122,7 +124,7 @@ def create_app(
     for router in (chat, completions, responses, embeddings, messages, models, files, batches):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # for clients whose base URL lacks the /v1
-    for router in (generate, health, metrics_router(metrics)):
+    for router in (generate, health, metrics_router(metrics), page):
         app.include_router(router)
     document.install(app)
     return app

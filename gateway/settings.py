@@ -75,6 +75,7 @@ class GatewaySettings(BaseSettings):
         pattern=r"^(/[^/]+)*$",
         description="path under which a proxy shows `serve`, and which it strips, such as /llm",
     )
+    chat_page: bool = Field(default=True, description="show a page to chat at /")
     generate_max_tokens: int = Field(
         default=1024, ge=1, description="tokens after which an answer of POST /generate ends"
     )

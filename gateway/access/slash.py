@@ -13,5 +13,7 @@ class IgnoreLastSlash:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+            root: str = scope.get("root_path", "")
+            inside = scope["path"].removeprefix(root).rstrip("/")
+            scope = {**scope, "path": root + (inside or "/")}
         await self._app(scope, receive, send)
