@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
@@ -50,6 +51,12 @@ def test_what_was_put_on_the_volume_answers_who_has_the_key(
     assert ask(client)
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="another").models.list()
+
+
+def test_the_page_to_chat_is_deployed_too(emulator: ModalEmulator) -> None:
+    url = emulator.url(APP, "gateway")
+    assert "<title>Chat" in httpx.get(url, headers={"Accept": "text/html"}).text
+    assert httpx.get(f"{url}/page/vendor/katex/fonts/KaTeX_Main-Regular.woff2").is_success
 
 
 def test_modal_run_asks_the_deployed_worker_one_question(emulator: ModalEmulator) -> None:
