@@ -55,7 +55,7 @@ def test_what_was_put_on_the_volume_answers_who_has_the_key(
 
 def test_the_page_to_chat_is_deployed_too(emulator: ModalEmulator) -> None:
     url = emulator.url(APP, "gateway")
-    assert "<title>Chat" in httpx.get(url, headers={"Accept": "text/html"}).text
+    assert "<title>Chat" in httpx.get(url, headers={"Accept": "text/html"}, timeout=90).text
     assert httpx.get(f"{url}/page/vendor/katex/fonts/KaTeX_Main-Regular.woff2").is_success
 
 
