@@ -64,6 +64,13 @@ def whole_or_stream(whole: type, chunk: type, *, done: bool = True) -> Responses
     }
 
 
+def _add(schemas: dict[str, Any], more: dict[str, Any]) -> None:
+    """Raises ValueError where two shapes have one name, of which the document would tell only one."""
+    for name, schema in more.items():
+        if schemas.setdefault(name, schema) != schema:
+            raise ValueError(f"two different shapes are called {name}")
+
+
 def install(app: FastAPI) -> None:
     """Serve a document that describes what is really answered."""
     generate = app.openapi
@@ -77,7 +84,7 @@ def install(app: FastAPI) -> None:
                 # FastAPI's own 422 never happens, because the envelope handler answers 400.
                 operation["responses"].pop("422", None)
                 for content in operation["responses"]["200"]["content"].values():
-                    schemas |= content.get("itemSchema", {}).pop("$defs", {})
+                    _add(schemas, content.get("itemSchema", {}).pop("$defs", {}))
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

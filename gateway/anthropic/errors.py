@@ -32,7 +32,7 @@ _TYPES: dict[int, ErrorType] = {
 }
 
 
-class ErrorDetail(TypedDict):
+class MessageErrorDetail(TypedDict):
     type: ErrorType
     message: str
 
@@ -41,7 +41,7 @@ class AnthropicError(TypedDict):
     """Every failure below /v1/messages, and what a stream ends with that failed on its way."""
 
     type: Literal["error"]
-    error: ErrorDetail
+    error: MessageErrorDetail
     request_id: str | None
 
 

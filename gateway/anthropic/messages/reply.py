@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from gateway.answers.blocks import Block, BlockEncoder, server_sent
 from gateway.answers.whole import WholeAnswer
-from gateway.anthropic.errors import ErrorDetail, error_body
+from gateway.anthropic.errors import MessageErrorDetail, error_body
 from gateway.errors import APIError
 from worker.protocol import Accepted, TokenLogprob, Usage
 
@@ -23,7 +23,7 @@ StopReason = Literal[
 SIGNATURE = "unsigned"
 
 
-class TextOutput(TypedDict):
+class MessageText(TypedDict):
     type: Literal["text"]
     text: str
     citations: None
@@ -42,10 +42,10 @@ class ToolUseOutput(TypedDict):
     input: dict[str, Any]
 
 
-OutputBlock = TextOutput | ThinkingOutput | ToolUseOutput
+OutputBlock = MessageText | ThinkingOutput | ToolUseOutput
 
 
-class OutputTokensDetails(TypedDict):
+class MessageTokensDetails(TypedDict):
     thinking_tokens: int
 
 
@@ -56,7 +56,7 @@ class MessageUsage(TypedDict):
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
-    output_tokens_details: OutputTokensDetails
+    output_tokens_details: MessageTokensDetails
 
 
 class MessageObject(TypedDict):
@@ -81,7 +81,7 @@ class MessageEvent(TypedDict):
     content_block: NotRequired[OutputBlock]
     delta: NotRequired[dict[str, str | None]]
     usage: NotRequired[MessageUsage]
-    error: NotRequired[ErrorDetail]
+    error: NotRequired[MessageErrorDetail]
     request_id: NotRequired[str | None]
 
 
