@@ -140,8 +140,6 @@ def from_validation(errors: Sequence[Any], body: object) -> APIError:
     if detail["loc"][0] == "query":
         param = str(detail["loc"][1])
         return invalid(f"Invalid value for '{param}': {_expectation(detail)}.", param)
-    if detail["loc"][0] == "query":
-        return invalid(f"Invalid value for '{detail['loc'][1]}': {_expectation(detail)}.", detail["loc"][1])
     if not isinstance(body, dict):
         message = "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
         return invalid(message, None, "invalid_json")

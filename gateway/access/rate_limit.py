@@ -105,18 +105,27 @@ class RateLimit:
             if not allowed:
                 raise _too_many("requests", window, headers)
 
-        async def send_with_headers(message: Message) -> None:
+        charged = False
+
+        async def charge() -> None:
+            nonlocal charged
+            record: RequestRecord = scope["state"]["record"]
+            if tokens_a_minute and not charged and (used := record.tokens):
+                charged = True
+                # Whoever left while it was computed pays as well: the charge outlives the request's task.
+                await asyncio.shield(self._hit("tokens", tokens_a_minute, name, used))
+
+        async def send_and_charge(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(headers)
+            elif not message.get("more_body", False):
+                await charge()  # before the client sees the end, so that its next request is told the truth
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, send_and_charge)
         finally:
-            record: RequestRecord = scope["state"]["record"]
-            if tokens_a_minute and (used := record.tokens):
-                # Whoever left while it was computed pays as well: the charge outlives the request's task.
-                await asyncio.shield(self._hit("tokens", tokens_a_minute, name, used))
+            await charge()
 
     async def _hit(self, what: str, limit: int, name: str, cost: int) -> bool:
         hit = self._windows.hit(_item(limit), what, name, cost=cost)
