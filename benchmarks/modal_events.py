@@ -52,7 +52,7 @@ def measure(model: Path, clients: int, num_requests: int) -> ModalEvents:
         warm = statistics.median(first_text(deployment) for _ in range(REPEATS))
         cancel = statistics.median(time_to_cancel(deployment) for _ in range(REPEATS))
         lost, recover = lose_worker(deployment)
-        load, workers = two_workers(deployment, clients, num_requests)
+        load, workers = on_workers(deployment, clients, num_requests)
     return ModalEvents(cold_start, warm, cancel, lost, recover, load, workers)
 
 
@@ -106,8 +106,8 @@ def lose_worker(deployment: Deployment) -> tuple[float, float]:
     return lost, time.perf_counter() - started
 
 
-def two_workers(deployment: Deployment, clients: int, num_requests: int) -> tuple[Summary, int]:
-    """A closed loop that needs every slot of two workers; the second starts as the load arrives."""
+def on_workers(deployment: Deployment, clients: int, num_requests: int) -> tuple[Summary, int]:
+    """A closed loop that may need every slot of all workers; more of them start as the load arrives."""
     requests = list(islice(Workload().requests(MODEL), num_requests))
     port = httpx.URL(deployment.server.url).port
     assert port is not None
