@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import random_model
 from benchmarks.compare import run_once
 from benchmarks.loads import Questions, num_requests
-from benchmarks.modal_events import on_workers
+from benchmarks.modal_events import first_text, on_workers
 from benchmarks.peer import Setup
 from benchmarks.peers import OURS
 from benchmarks.summary import Summary
@@ -78,7 +78,8 @@ def _workers(model: Path) -> Iterator[tuple[float, Summary]]:
     for workers in WORKERS:
         settings = {"LLM_CTX": str(CONTEXT), "LLM_SLOTS": "8", "MAX_CONTAINERS": str(workers)}
         with deployed(model, **settings) as deployment:
-            on_workers(deployment, 24, 24)  # until all of them run
+            first_text(deployment)
+            on_workers(deployment, 24, 48)  # until all of them run
             summary, running = on_workers(deployment, 24, 96)
         if running != workers:
             raise RuntimeError(f"{running} workers were running, and {workers} were to be measured")

@@ -23,7 +23,6 @@ from benchmarks.running import Server
 
 LOCUST = "locust==2.47.0"
 ENDED_WITH_FAILURES = 1
-TOTAL = "Aggregated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +78,16 @@ def run(server: Server, user: str, users: int, ramp: float, seconds: float, max_
         if done.returncode not in (0, ENDED_WITH_FAILURES):
             raise RuntimeError(f"Locust failed:\n{done.stderr[-2000:]}")
         print(done.stderr[-400:] if done.returncode else "", end="", file=sys.stderr)
-        return _read(Path(folder), users, memory(server.pid, "VmHWM"), meter.read())
+        return read(Path(folder), users, memory(server.pid, "VmHWM"), meter.read())
 
 
-def _read(folder: Path, users: int, rss: float, cpu: CpuUse) -> LoadTest:
-    rows = {(row["Type"], row["Name"]): row for row in _rows(folder / "load_stats.csv")}
+def read(folder: Path, users: int, rss: float, cpu: CpuUse) -> LoadTest:
+    """What Locust wrote. Raises where no answer ended."""
+    rows = {row["Type"]: row for row in _rows(folder / "load_stats.csv")}
     # A first text is reported as a request of its own, and so counted in what Locust calls the total.
-    [asked] = [row for (kind, _), row in rows.items() if kind == "POST"]
-    first = next((row for (kind, _), row in rows.items() if kind == "TTFT"), None)
+    if (asked := rows.get("POST")) is None:
+        raise RuntimeError("no answer ended while Locust ran: let it run longer")
+    first = rows.get("TTFT")
     moments = _moments([row for row in _rows(folder / "load_stats_history.csv") if row["Type"] == "POST"])
     return LoadTest(
         users,

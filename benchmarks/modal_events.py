@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from benchmarks.client import closed_loop
-from benchmarks.machine import CpuMeter
+from benchmarks.machine import CpuMeter, memory
 from benchmarks.replies import decode
 from benchmarks.summary import Summary, summarize
 from benchmarks.workload import Workload
@@ -113,8 +113,9 @@ def on_workers(deployment: Deployment, clients: int, num_requests: int) -> tuple
     assert port is not None
     meter = CpuMeter(deployment.workers()[0].pid)
     recordings = asyncio.run(closed_loop(port, requests, clients))
-    summary = summarize([decode(recording) for recording in recordings], 0.0, meter.read())
-    return summary, len(deployment.workers())
+    workers = deployment.workers()
+    peak = sum(memory(worker.pid, "VmHWM") for worker in workers)
+    return summarize([decode(recording) for recording in recordings], peak, meter.read()), len(workers)
 
 
 def _wait(deployment: Deployment, num_inputs: int) -> None:

@@ -15,7 +15,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -177,7 +176,3 @@ PARTS: dict[str, Part] = {
     "gateway": own_cost,
     "growth": growing,
 }
-
-
-def setup_of(model: Path, threads: int) -> Setup:
-    return Setup(model, threads, CONTEXT)
