@@ -35,7 +35,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import CACHE, modal_events, report, tuning
+from benchmarks import CACHE, modal_events, tables, tuning
 from benchmarks import equality as equality_of
 from benchmarks import long_prompt as long_prompt_among
 from benchmarks import restart as restart_of
@@ -128,9 +128,13 @@ def conversations(
 
 @app.command()
 def tool_calls(context: typer.Context, clients: Clients = "1,8,16", min_requests: Requests = 50) -> None:
-    """Forced calls of one of four tools, about 75 tokens each: calls per second are `req/s`."""
+    """Forced calls of one of four tools, about 75 tokens each, and as structured output; see `req/s`."""
     sampling = context.obj.sampling
-    loads = [ToolCalls(number, num_requests(number, min_requests), sampling) for number in _numbers(clients)]
+    loads = [
+        ToolCalls(number, num_requests(number, min_requests), sampling, by_schema)
+        for by_schema in (False, True)
+        for number in _numbers(clients)
+    ]
     setup = dataclasses.replace(context.obj.setup(2048), chat_template=TOOL_TEMPLATE)
     _compare(context.obj, "tool-calls", loads, setup, "ours,llama-server")
 
@@ -189,14 +193,14 @@ def soak(context: typer.Context, clients: int = 100, minutes: float = 10.0) -> N
     """Steady load for minutes: errors, and memory over time."""
     [load] = _questions(context.obj, str(clients), 0)
     outcome = {}
-    print(report.HEADER)
+    print(tables.HEADER)
     for peer in context.obj.chosen("ours"):
         with running(peer, tuning.setup_for(peer, context.obj.setup(1024), load)) as server:
             run = asyncio.run(soak_of.measure(server, load.workload, clients, minutes * 60))
         outcome[peer.name] = run
-        print(report.row(load.name, peer.name, run.summary), flush=True)
+        print(tables.row(load.name, peer.name, run.summary), flush=True)
     curves = {name: ([x for x, _ in run.curve], [y for _, y in run.curve]) for name, run in outcome.items()}
-    report.plot({"RSS, MiB": curves}, CACHE / "soak.png", f"{clients} clients", "seconds")
+    tables.plot({"RSS, MiB": curves}, CACHE / "soak.png", f"{clients} clients", "seconds")
     finish("soak", {name: dataclasses.asdict(run) for name, run in outcome.items()})
 
 
@@ -204,7 +208,7 @@ def soak(context: typer.Context, clients: int = 100, minutes: float = 10.0) -> N
 def modal(context: typer.Context, clients: int = 100, min_requests: Requests = 200) -> None:
     """Between Modal's containers: cold start, cancellation, a lost worker, and load on two workers."""
     outcome = modal_events.measure(context.obj.model, clients, min_requests)
-    print(f"{report.HEADER}\n{report.row(f'{clients} clients', 'modal', outcome.load)}")
+    print(f"{tables.HEADER}\n{tables.row(f'{clients} clients', 'modal', outcome.load)}")
     finish("modal", dataclasses.asdict(outcome))
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+KEY = "sk-bench"  # of servers that ask for one; the others do not look at it
 Stamped = tuple[float, bytes]  # the moment bytes arrived, and the bytes
 
 
@@ -104,6 +105,7 @@ def chat_request(body: dict[str, Any]) -> bytes:
     content = json.dumps(body, ensure_ascii=False).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {KEY}\r\n"
         f"Accept: text/event-stream\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from benchmarks import CACHE, ceiling, report, tuning
+from benchmarks import CACHE, ceiling, tables, tuning
 from benchmarks.loads import Load
 from benchmarks.machine import CpuMeter, hardware, memory
 from benchmarks.peer import Peer, Setup
@@ -69,7 +69,7 @@ class Comparison:
     def add(self, load: Load, peer: str, summary: Summary, setup: Setup) -> None:
         self.runs[load, peer].append(summary)
         self.settings[load, peer] = setup.label
-        print(report.row(load.name, peer, summary), flush=True)
+        print(tables.row(load.name, peer, summary), flush=True)
         self.file.add(load=load.name, peer=peer, setup=setup.label, **dataclasses.asdict(summary))
 
     def add_ceiling(self, load: Load) -> None:
@@ -77,13 +77,13 @@ class Comparison:
         work = ceiling.work_of(self.runs[load, "ours"][-1], load.clients, self.setup.slots)
         speed = ceiling.measure(self.setup.model, work, self.setup.threads)
         self.bare[load].append(speed)
-        print(report.bare_row(load.name, speed), flush=True)
+        print(tables.bare_row(load.name, speed), flush=True)
         self.file.add(load=load.name, peer="bare loop", tokens_per_s=speed)
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
         """However it ends, what has been measured is reported."""
-        print(f"{self.heading()}\n{report.HEADER}", flush=True)
+        print(f"{self.heading()}\n{tables.HEADER}", flush=True)
         try:
             yield
         finally:
@@ -96,28 +96,28 @@ class Comparison:
 
     def document(self) -> dict[str, Any]:
         """Prints the medians so far; returns them as plain data."""
-        results: report.Results = {}
+        results: tables.Results = {}
         for (load, peer), summaries in self.runs.items():
             results.setdefault(load, {})[peer] = median(summaries)
         ceilings = {load: statistics.median(speeds) for load, speeds in self.bare.items()}
-        print(f"\nmedians; {self.heading()}\n{report.table(results, ceilings)}")
-        plot = report.plot_levels(results, CACHE / f"{self.name}.png", self.title)
+        print(f"\nmedians; {self.heading()}\n{tables.table(results, ceilings)}")
+        plot = tables.plot_levels(results, CACHE / f"{self.name}.png", self.title)
         return {
             "hardware": hardware(),
             "instruction_sets": self.instruction_sets,
             "settings": {f"{load.name}: {peer}": label for (load, peer), label in self.settings.items()},
-            "loads": report.as_json(results, ceilings),
+            "loads": tables.as_json(results, ceilings),
             "plot": plot and str(plot),
         }
 
 
 def tune(peers: Sequence[Peer], loads: Sequence[Load], base: Setup) -> None:
     """One run of every candidate; the one with the most tokens per second is kept for later comparisons."""
-    print(report.HEADER, flush=True)
+    print(tables.HEADER, flush=True)
     for peer, load in ((peer, load) for peer in peers for load in loads):
         tried: list[tuple[float, Setup]] = []
         for setup in tuning.candidates(base, load):
             summary = run_once(peer, setup, load)
             tried.append((summary.tokens_per_s, setup))
-            print(f"{report.row(load.name, peer.name, summary)} {setup.label}", flush=True)
+            print(f"{tables.row(load.name, peer.name, summary)} {setup.label}", flush=True)
         tuning.keep(peer, base, load, max(tried, key=itemgetter(0))[1])

@@ -60,7 +60,7 @@ def decode_body(body: Iterable[Stamped], sent: float, error: str | None = None) 
             error = f"error event: {event['error']}"
         usage = event.get("usage") or usage
         for choice in event.get("choices", ()):
-            finished = finished or choice["finish_reason"] is not None
+            finished = finished or choice.get("finish_reason") is not None
             content, fragments = choice["delta"].get("content"), choice["delta"].get("tool_calls")
             if content or fragments:
                 times.append(when)

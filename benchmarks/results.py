@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import CACHE
-from benchmarks.report import last_line
+from benchmarks.tables import last_line
 
 
 class RunFile:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import CACHE, ENVIRONMENT, ROOT
+from benchmarks.client import KEY
 from benchmarks.peer import Peer, Setup
 
 START_TIMEOUT = 120.0
@@ -53,10 +54,12 @@ def running(peer: Peer, setup: Setup) -> Iterator[Server]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
     """The served model's id, as soon as `/v1/models` has it."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/models", headers=headers)
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as response:
+            with urllib.request.urlopen(request, timeout=5) as response:
                 model_id: str = json.load(response)["data"][0]["id"]
                 return model_id
         except (OSError, ValueError, LookupError):

@@ -4,6 +4,10 @@ Most of such a call is forced: names, quotes, braces and the values' beginnings 
 server that does not ask the model for them answers sooner. The figure is calls per second; a call that is not
 valid by its tool's schema is an error. All arguments are bounded, or a small model would go on for ever.
 
+The same is asked for as structured output too (`by_schema`): llama-server lets a model write freely before a
+call, also where one is required, and a small model then never comes to it (each is an error); a schema it
+forces from the first token on.
+
 The default model's own chat template knows no tools, and llama-server then ignores them. So all servers are
 given one that does, in the format of Hermes and Qwen.
 """
@@ -89,20 +93,39 @@ TOOLS = [
         attach_diagnostics=FLAG,
     ),
 ]
+CHOICE = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
 SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+
+
+def _call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a whole call."""
+    properties = {"name": {"const": name}, "arguments": arguments}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "call", "schema": {"anyOf": [_call(*each) for each in SCHEMAS.items()]}},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCalls:
-    """A closed loop of forced calls."""
+    """A closed loop of forced calls, of tools or as structured output."""
 
     clients: int
     num_requests: int
     sampling: str = "greedy"
+    by_schema: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.clients} clients, tool calls"
+        return f"{self.clients} clients, {'calls by schema' if self.by_schema else 'tool calls'}"
 
     async def warm_up(self, server: Server) -> None:
         """With tools as well: schemas are compiled once."""
@@ -114,21 +137,28 @@ class ToolCalls:
 
     async def _ask(self, server: Server, num_requests: int, label: str) -> list[Reply]:
         workload = Workload(self.sampling, MAX_TOKENS)
+        how = {"response_format": FORMAT} if self.by_schema else CHOICE
+        system = f"{SYSTEM}\nTools: {json.dumps(TOOLS)}" if self.by_schema else SYSTEM
         requests = [
-            workload.request(server.model_id, asked(question, SYSTEM), tools=TOOLS, tool_choice="required")
+            workload.request(server.model_id, asked(question, system), **how)
             for question in islice(endless_questions(label), num_requests)
         ]
         recordings = await closed_loop(server.port, requests, self.clients)
-        return [judged(decode(recording)) for recording in recordings]
+        return [judged(decode(recording), self.by_schema) for recording in recordings]
 
 
-def judged(reply: Reply) -> Reply:
+def judged(reply: Reply, by_schema: bool = False) -> Reply:
     """An error if there is not just one call, or not of a tool that there is, or with wrong arguments."""
     if reply.error:
         return reply
     try:
-        [(name, arguments)] = reply.calls
-        jsonschema.validate(json.loads(arguments), SCHEMAS[name])
-    except (ValueError, LookupError, jsonschema.ValidationError) as error:
+        if by_schema:
+            call = json.loads(reply.text)
+            name, arguments = call["name"], call["arguments"]
+        else:
+            [(name, text)] = reply.calls
+            arguments = json.loads(text)
+        jsonschema.validate(arguments, SCHEMAS[name])
+    except (ValueError, LookupError, TypeError, jsonschema.ValidationError) as error:
         return replace(reply, error=f"not a valid call: {error}")
     return reply

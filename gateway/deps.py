@@ -55,7 +55,8 @@ class Gateway:
         await asyncio.sleep(self.settings.shutdown_grace_seconds)
 
 
-def _gateway(request: Request) -> Gateway:
+# Coroutines, all of them: FastAPI would send a plain function or a class through a thread for each request.
+async def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
@@ -69,7 +70,7 @@ class Exchange:
     `owner` is by what what is kept of a request can be read again: the key's name, where keys are asked for.
     """
 
-    def __init__(self, request: Request, gateway: GatewayDep) -> None:
+    def __init__(self, request: Request, gateway: Gateway) -> None:
         self.record: RequestRecord = request.state.record
         self.id = self.record.worker_id
         self.caller = caller_of(request.scope) or ANYBODY  # batches run inside, behind no key
@@ -83,4 +84,8 @@ class Exchange:
             pass
 
 
-ExchangeDep = Annotated[Exchange, Depends()]
+async def _exchange(request: Request, gateway: GatewayDep) -> Exchange:
+    return Exchange(request, gateway)
+
+
+ExchangeDep = Annotated[Exchange, Depends(_exchange)]

@@ -160,7 +160,8 @@ def _is_limited(scope: Scope) -> bool:
 async def _or_else(ask: Callable[[], Awaitable[T]], otherwise: T) -> T:
     """A store that is away must not be an outage: nothing is counted, and the log says so."""
     try:
-        return await asyncio.wait_for(ask(), STORAGE_SECONDS)
+        async with asyncio.timeout(STORAGE_SECONDS):  # wait_for would make a task of it
+            return await ask()
     except (StorageError, TimeoutError) as error:
         log.warning("rate_limits_not_counted", why=repr(error))
         return otherwise

@@ -48,7 +48,7 @@ def configure_logging(level: str, as_json: bool, target: TextIO | None = None) -
     structlog.configure(
         processors=[*_SHARED, *_renderers(as_json)],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, stream)),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, stream)),
     )
     return stream
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ceiling, long_prompt, report
+from benchmarks import ceiling, long_prompt, tables
 from benchmarks.loads import Questions
 from benchmarks.machine import CpuUse
 from benchmarks.replies import Reply
@@ -75,22 +75,22 @@ def test_ratios_are_ours_over_theirs_and_missing_where_a_side_is() -> None:
 def test_a_run_that_others_disturbed_says_so() -> None:
     quiet = some_summary()
     noisy = summarize([reply(0.0, (1.0, 2.0))], 100.0, replace(CPU, others=0.5))
-    assert "disturbed" not in report.row("1 clients", "ours", quiet)
-    assert "disturbed" in report.row("1 clients", "ours", noisy)
+    assert "disturbed" not in tables.row("1 clients", "ours", quiet)
+    assert "disturbed" in tables.row("1 clients", "ours", noisy)
 
 
 def test_the_table_says_what_share_of_the_ceiling_is_reached_and_has_ratios() -> None:
     one = replace(some_summary(), tokens_per_s=80.0)
     peers = {"ours": one, "other": replace(one, tokens_per_s=40.0)}
-    table = report.table({clients(32): peers}, {clients(32): 100.0})
+    table = tables.table({clients(32): peers}, {clients(32): 100.0})
     assert "100.0 of which ours reaches 0.80" in table
     assert "ours / other: tokens_per_s 2.00" in table
 
 
 def test_the_last_line_is_json_even_where_nothing_could_be_measured() -> None:
     broken = summarize([reply(0.0, (1.0,), "failed")], 1.0, CPU)
-    results: report.Results = {clients(1): {"ours": broken, "stock": broken}}
-    line = report.last_line({"loads": report.as_json(results, {clients(1): 2.0})})
+    results: tables.Results = {clients(1): {"ours": broken, "stock": broken}}
+    line = tables.last_line({"loads": tables.as_json(results, {clients(1): 2.0})})
     load = json.loads(line)["loads"]["1 clients"]
     assert (load["ours"]["ttft"], load["ours"]["errors"], "\n" in line) == ([None] * 3, 1, False)
     assert load["ratios"]["stock"]["ttft_p95"] is None
@@ -98,7 +98,7 @@ def test_the_last_line_is_json_even_where_nothing_could_be_measured() -> None:
 
 def test_plots_are_written(tmp_path: Path) -> None:
     peers = {"ours": some_summary()}
-    target = report.plot_levels({clients(1): peers, clients(16): peers}, tmp_path / "plot.png", "title")
+    target = tables.plot_levels({clients(1): peers, clients(16): peers}, tmp_path / "plot.png", "title")
     assert target is not None
     assert target.stat().st_size > 1000
 

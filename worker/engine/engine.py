@@ -459,7 +459,8 @@ class Engine:
                 sequence.detokenizer.push(b"", logprob)
             self._finish(sequence, "stop")
             return False
-        sequence.first_token = sequence.first_token or time.monotonic()
+        if sequence.admitted and not sequence.first_token:  # what is forced may come before there is a slot
+            sequence.first_token = time.monotonic()
         sequence.tokens.append(token)
         self._num_output += 1
         text, logprobs = sequence.detokenizer.push(self.vocabulary.piece(token), logprob)

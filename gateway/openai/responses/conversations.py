@@ -11,7 +11,7 @@ import structlog
 from fastapi import Depends, Request
 from pydantic import TypeAdapter
 
-from gateway.deps import ExchangeDep
+from gateway.deps import Exchange, ExchangeDep
 from gateway.errors import APIError, invalid, unsupported
 from gateway.openai.responses.items import Item, ItemReference, kept_items
 from gateway.openai.responses.reply import RESPONSE_ID_LENGTH, ResponseObject
@@ -26,7 +26,7 @@ log = structlog.get_logger("gateway")
 class Conversations:
     """The kept responses of whoever sends a request; others' are as if they did not exist."""
 
-    def __init__(self, request: Request, exchange: ExchangeDep) -> None:
+    def __init__(self, request: Request, exchange: Exchange) -> None:
         self._store: ResponseStore = request.app.state.responses
         self._owner = exchange.owner
         self._max_bytes = exchange.gateway.settings.max_body_bytes
@@ -116,4 +116,8 @@ class Conversations:
         return APIError(404, message, param="response_id", code="response_not_found")
 
 
-ConversationsDep = Annotated[Conversations, Depends()]
+async def _conversations(request: Request, exchange: ExchangeDep) -> Conversations:
+    return Conversations(request, exchange)
+
+
+ConversationsDep = Annotated[Conversations, Depends(_conversations)]

@@ -53,6 +53,13 @@ def test_what_comes_first_is_computed_with_the_prompt() -> None:
     run(engine)
 
 
+def test_no_time_of_what_is_forced_before_there_is_a_slot_is_negative() -> None:
+    engine = make_engine()
+    sequence = submit(engine, make_sequence([1, 2], max_tokens=4, constraint=Forcing([7, 8, 7])))
+    run(engine)
+    assert 0 < sequence.arrived <= sequence.admitted <= sequence.first_token <= sequence.ended
+
+
 def test_a_prompt_that_is_known_is_cached_and_what_is_forced_after_it_is_no_part_of_it() -> None:
     engine = make_engine()
     for _ in range(2):
