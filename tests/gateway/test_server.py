@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import httpx
 from pydantic import SecretStr
 
+from gateway.server import listen
 from gateway.settings import GatewaySettings
 from tests.serving import ScriptedBackend, serving
 
@@ -29,3 +31,23 @@ def test_under_a_proxys_path_the_docs_find_their_document() -> None:
         assert client.get("/openapi.json").json()["servers"] == [{"url": "/llm"}]
         assert client.get("/v1/models", headers={"Authorization": ""}).status_code == 401
         assert client.get("/v1/models").is_success
+
+
+def test_answers_are_not_held_back_by_nagles_delay() -> None:
+    """Without uvloop, asyncio switches it off only on sockets that name their protocol."""
+
+    async def delay_is_off() -> bool:
+        accepted = asyncio.get_running_loop().create_future()
+        listener = listen("127.0.0.1", 0)
+        server = await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listener)
+        _, client = await asyncio.open_connection(*listener.getsockname())
+        writer = await accepted
+        off = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        for each in (writer, client):
+            each.close()
+            await each.wait_closed()
+        server.close()
+        await server.wait_closed()
+        return bool(off)
+
+    assert asyncio.run(delay_is_off())
