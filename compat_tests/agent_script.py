@@ -24,10 +24,11 @@ from worker.protocol import (
 
 ANSWER = "The answer is forty-two."
 COMMAND = "echo told by a tool"
-RESULTS = ("told by a tool", "Sun in Paris")
+RESULTS = ("told by a tool", "Sun in Paris", "current_timestamp")
 # What the clients of the recipes call their tools.
 CALLS: dict[str, dict[str, Any]] = {
     "get_weather": {"city": "Paris"},
+    "get_current_timestamp": {},  # Open WebUI
     "exec_command": {"cmd": COMMAND},  # Codex
     "shell": {"command": ["sh", "-c", COMMAND]},
     "Bash": {"command": COMMAND, "description": "Say it"},  # Claude Code, Continue

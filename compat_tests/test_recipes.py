@@ -16,19 +16,30 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from playwright.sync_api import Page, expect, sync_playwright
 
 from compat_tests.agent_script import ANSWER, scripted_agent, tools_ran
-from compat_tests.environments import node_environment, python_environment
+from compat_tests.environments import node_environment, python_environment, trimmed_environment
 from compat_tests.snippets import CLIENTS, blocks_of
 from tests.serving import ScriptedBackend, serving
-from worker.protocol import Accepted, ChatRequest, Event, Finished, TextDelta, Usage
+from worker.protocol import Accepted, ChatRequest, Event, Finished, InvalidRequest, TextDelta, Usage
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", CLIENTS.read_text(), re.DOTALL | re.MULTILINE))
 NOT_RUN = {"LibreChat"}
 CHATS = {"aider", "llm", "LiteLLM"}  # without tools
-RECIPES = [name for name, text in SECTIONS.items() if blocks_of(text, "sh")]
+ELSEWHERE = {"nginx", "Open WebUI"}  # have tests of their own
+RECIPES = [name for name, text in SECTIONS.items() if blocks_of(text, "sh") and name not in ELSEWHERE]
+NOT_FOR_CHAT = (
+    "accelerate",
+    "einops",
+    "faster-whisper",
+    "opencv-python-headless",
+    "rapidocr",
+    "sentence-transformers",
+    "transformers",
+)
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -89,13 +100,23 @@ def test_a_recipe_works(name: str, backend: ScriptedBackend, url: str, tmp_path:
         assert tools_ran(backend)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+def wait_until_served(address: str) -> None:
+    with httpx.Client(transport=httpx.HTTPTransport(retries=9)) as client:  # it waits longer each time
+        client.get(address).raise_for_status()
+
+
 @pytest.fixture
 def proxied(url: str, tmp_path: Path) -> Iterator[str]:
     """nginx with the recipe's configuration, in front of the server."""
     nginx = shutil.which("nginx")
     assert nginx, "nginx is not installed (on Debian: apt-get install nginx)"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (recipe,) = blocks_of(SECTIONS["nginx"], "nginx")
     recipe = recipe.replace("127.0.0.1:8000", url.removeprefix("http://")).replace(
         "8080", f"127.0.0.1:{port}"
@@ -113,8 +134,7 @@ def proxied(url: str, tmp_path: Path) -> Iterator[str]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         proxied = f"http://127.0.0.1:{port}"
         try:
-            with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as client:  # until it listens
-                client.get(f"{proxied}/health").raise_for_status()
+            wait_until_served(f"{proxied}/health")
             yield proxied
         finally:
             process.terminate()
@@ -146,8 +166,67 @@ def test_nginx_passes_tokens_on_as_they_come(proxied: str, backend: ScriptedBack
         assert all(client.models.list().data for _ in range(50)), "connections are kept"
 
 
+@pytest.fixture
+def open_webui(url: str, tmp_path: Path) -> Iterator[str]:
+    """As its recipe starts it, without the packages that it has for documents and speech."""
+    address = f"http://127.0.0.1:{free_port()}"
+    recipe = SECTIONS["Open WebUI"].replace(DEFAULT_URL, url).replace("8080", address.rpartition(":")[2])
+    install, _, commands = blocks_of(recipe, "sh")[0].partition("\n")
+    installation = trimmed_environment(install.split()[-1], NOT_FOR_CHAT)
+    variables = environment(installation, tmp_path) | {
+        "DATA_DIR": str(tmp_path / "data"),
+        "OFFLINE_MODE": "true",
+    }
+    command = ["sh", "-ec", commands.replace("open-webui serve", "exec open-webui serve")]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            command, cwd=tmp_path, env=variables, stdout=log, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            wait_until_served(f"{address}/health")
+            yield address
+        finally:
+            process.terminate()
+
+
+async def refuse(backend: ScriptedBackend, request: ChatRequest) -> AsyncGenerator[list[Event]]:
+    raise InvalidRequest("That is one question too many.")
+    yield []
+
+
+def test_open_webui_streams_an_answer_with_its_tools_and_shows_an_error(
+    open_webui: str, backend: ScriptedBackend
+) -> None:
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or "chromium"
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(open_webui)
+        page.get_by_role("button", name="Get started").click()
+        for field, value in (("name", "Ann"), ("email", "ann@example.com"), ("password", "secret-pass-1")):
+            page.locator(f"input#{field}").fill(value)
+        page.get_by_role("button", name="Create Admin Account").click()
+        page.get_by_role("button", name="Okay, Let's Go!").click()
+        ask(page, "What is the time?")
+        expect(page.locator(".chat-assistant").last).to_contain_text(ANSWER, timeout=20_000)
+        assert tools_ran(backend)
+        backend.script = refuse
+        ask(page, "And now?")
+        expect(page.get_by_text("That is one question too many.").first).to_be_visible(timeout=20_000)
+        browser.close()
+
+
+def ask(page: Page, text: str) -> None:
+    page.locator("#chat-input").click()
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+
+
 def test_every_recipe_is_run_or_says_that_it_is_not() -> None:
-    unknown = set(SECTIONS) - set(RECIPES) - NOT_RUN - {"nginx"}
+    unknown = set(SECTIONS) - set(RECIPES) - NOT_RUN - ELSEWHERE
     assert not unknown
     for name in NOT_RUN:
         assert "Not run by a test" in SECTIONS[name]
