@@ -1,4 +1,4 @@
-"""What uvicorn leaves out for clients that speak HTTP/1.0: they know no chunks, an answer ends with its connection."""
+"""What uvicorn leaves out for clients that speak HTTP/1.0: no chunks, an answer ends with its connection."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ class UntilClosed(int):
 
     def __ne__(self, rest: object) -> bool:
         return False
-
-    def __eq__(self, rest: object) -> bool:
-        return True
-
-    __hash__ = int.__hash__
 
 
 class Protocol(HttpToolsProtocol):
