@@ -105,6 +105,7 @@ class ResponseObject(TypedDict):
     status: Status
     background: Literal[False]
     error: ResponseError | None
+    frequency_penalty: float
     incomplete_details: IncompleteDetails | None
     instructions: str | None
     max_output_tokens: int | None
@@ -113,8 +114,11 @@ class ResponseObject(TypedDict):
     model: str
     output: list[OutputItem]
     parallel_tool_calls: bool
+    presence_penalty: float
     previous_response_id: str | None
+    prompt_cache_key: str | None
     reasoning: dict[str, Any]
+    safety_identifier: str | None
     service_tier: Literal["default"]
     store: bool
     temperature: float | None
@@ -201,6 +205,7 @@ def new_response(body: ResponseRequest, *, store: bool) -> ResponseObject:
         "status": "in_progress",
         "background": False,
         "error": None,
+        "frequency_penalty": body.frequency_penalty or 0.0,
         "incomplete_details": None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
@@ -209,11 +214,14 @@ def new_response(body: ResponseRequest, *, store: bool) -> ResponseObject:
         "model": body.model,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "presence_penalty": body.presence_penalty or 0.0,
         "previous_response_id": body.previous_response_id,
+        "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {
             "effort": (reasoning.effort if reasoning else None) or None,
             "summary": (reasoning.summary or reasoning.generate_summary) if reasoning else None,
         },
+        "safety_identifier": body.safety_identifier,
         "service_tier": "default",
         "store": store,
         "temperature": body.temperature,
