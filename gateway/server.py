@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from gateway.access.keys import KeyRing
 from gateway.app import create_app
 from gateway.backends.local import local_models, shared_memory
+from gateway.http10 import Protocol
 from gateway.ops.logs import configure_logging
 from gateway.settings import GatewaySettings, StartError
 from gateway.terminal import say
@@ -118,6 +119,7 @@ def _others(names: Sequence[str]) -> str:
 def uvicorn_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=Protocol,
         log_level="warning",
         access_log=False,
         log_config=None,  # its lines go where all others do

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 
 import httpx
+import pytest
 from pydantic import SecretStr
 
 from gateway.server import listen
@@ -21,6 +23,27 @@ def test_an_idle_connection_stays_as_long_as_it_is_told(url: str) -> None:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))  # until the server closes it
     assert b"keep-alive: timeout=1\r\n" in answer
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_speaks_http_1_0_gets_no_chunks(url: str, stream: bool) -> None:
+    body = json.dumps(
+        {"model": "test-model", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+    )
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        request = f"POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nHost: {host}\r\n"
+        connection.sendall(f"{request}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))  # until the server closes it
+    head, _, text = answer.partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head
+    assert b"transfer-encoding" not in head
+    assert b"\r\nconnection: keep-alive" not in head
+    if stream:
+        assert text.startswith(b"data: {")
+        assert text.endswith(b"}\n\ndata: [DONE]\n\n")
+    else:
+        assert json.loads(text)["choices"][0]["message"]["content"] == "Hello"
 
 
 def test_under_a_proxys_path_the_docs_find_their_document() -> None:
