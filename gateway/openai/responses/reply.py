@@ -15,7 +15,8 @@ from gateway.answers.whole import WholeAnswer
 from gateway.errors import APIError, ErrorDetail, invalid
 from gateway.json_body import StrictBody
 from gateway.openai.logprobs import TokenLogprobs, token_logprobs
-from gateway.openai.responses.request import ResponseRequest
+from gateway.openai.responses.items import qualified
+from gateway.openai.responses.request import NamespaceTool, ResponseRequest
 from worker.protocol import TokenLogprob, Usage
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -63,6 +64,7 @@ class FunctionCallOutput(TypedDict):
     status: ItemStatus
     call_id: str
     name: str
+    namespace: NotRequired[str]
     arguments: str
 
 
@@ -228,7 +230,9 @@ def new_response(body: ResponseRequest, *, store: bool) -> ResponseObject:
         "text": {"format": {"type": "text"}, **text},
         "tool_choice": choice.known_fields() if isinstance(choice, StrictBody) else choice or "auto",
         "tools": [
-            {"description": None, "parameters": None, "strict": False, **tool.known_fields()}
+            tool.known_fields()
+            if isinstance(tool, NamespaceTool)
+            else {"description": None, "parameters": None, "strict": False, **tool.known_fields()}
             for tool in body.tools or ()
         ],
         "top_logprobs": body.top_logprobs or 0,
@@ -265,6 +269,12 @@ class ResponseEncoder(BlockEncoder):
         super().__init__()
         self.response, self._summarized, self._keep = response, summarized, keep
         self._num_events = 0
+        self._names = {
+            qualified(function["name"], tool["name"]): {"name": function["name"], "namespace": tool["name"]}
+            for tool in response["tools"]
+            if tool["type"] == "namespace"
+            for function in tool["tools"]
+        }
 
     def whole(self, answer: WholeAnswer) -> bytes:
         self.read(answer)
@@ -328,7 +338,7 @@ class ResponseEncoder(BlockEncoder):
         item_id = self._item_id(block)
         match block.kind:
             case "call":
-                return {
+                call: FunctionCallOutput = {
                     "type": "function_call",
                     "id": item_id,
                     "status": status,
@@ -336,6 +346,8 @@ class ResponseEncoder(BlockEncoder):
                     "name": block.name,
                     "arguments": block.text,
                 }
+                call.update(self._names.get(block.name, {}))  # type: ignore[typeddict-item]
+                return call
             case "text":
                 content = [self._text_output(block)]
                 return {
