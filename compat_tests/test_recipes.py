@@ -111,13 +111,17 @@ def wait_until_served(address: str) -> None:
         client.get(address).raise_for_status()
 
 
-@pytest.fixture
-def proxied(url: str, tmp_path: Path) -> Iterator[str]:
-    """nginx with the recipe's configuration, in front of the server."""
+# nginx 1.22 as it comes speaks HTTP/1.0 to what is behind it, and buffers.
+BARE = "server { listen 8080; location / { proxy_pass http://127.0.0.1:8000; } }"
+
+
+@pytest.fixture(params=["recipe", "bare"])
+def proxied(request: pytest.FixtureRequest, url: str, tmp_path: Path) -> Iterator[str]:
+    """nginx in front of the server, with the recipe's configuration and with next to none."""
     nginx = shutil.which("nginx")
     assert nginx, "nginx is not installed (on Debian: apt-get install nginx)"
     port = free_port()
-    (recipe,) = blocks_of(SECTIONS["nginx"], "nginx")
+    (recipe,) = blocks_of(SECTIONS["nginx"], "nginx") if request.param == "recipe" else [BARE]
     recipe = recipe.replace("127.0.0.1:8000", url.removeprefix("http://")).replace(
         "8080", f"127.0.0.1:{port}"
     )
