@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", CLIENTS.read_text(), re.DOTALL | re.MULTILINE))
 NOT_RUN = {"LibreChat"}
 CHATS = {"aider", "llm", "LiteLLM"}  # without tools
-ELSEWHERE = {"lm-evaluation-harness", "nginx", "Open WebUI"}  # have tests of their own
+ELSEWHERE = {"Conformance", "lm-evaluation-harness", "nginx", "Open WebUI"}  # have tests of their own
 RECIPES = [name for name, text in SECTIONS.items() if blocks_of(text, "sh") and name not in ELSEWHERE]
 NOT_FOR_CHAT = (
     "accelerate",
