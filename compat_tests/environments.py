@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".cache" / "environments"
@@ -16,6 +18,22 @@ def python_environment(*packages: str) -> Path:
     if not (folder / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         _quietly([str(folder / "bin" / "pip"), "install", "--quiet", *packages])
+        (folder / "complete").touch()
+    return folder / "bin"
+
+
+def trimmed_environment(package: str, without: Collection[str]) -> Path:
+    """The same for one package that asks for more than a test can wait for: it has to do `without` those."""
+    folder = _folder("python", (package, *without))
+    if not (folder / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet"]
+        _quietly([*pip, "--no-deps", package])
+        told = f"import importlib.metadata as m; print(*m.requires({package!r}), sep='\\n')"
+        python = [str(folder / "bin" / "python"), "-c", told]
+        asked = subprocess.run(python, capture_output=True, text=True, check=True).stdout.splitlines()
+        wanted = [each for each in asked if "extra ==" not in each]
+        _quietly([*pip, *(each for each in wanted if re.split(r"[^\w.-]", each)[0] not in without)])
         (folder / "complete").touch()
     return folder / "bin"
 

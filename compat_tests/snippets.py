@@ -10,11 +10,16 @@ from pathlib import Path
 from compat_tests.deployment import ROOT
 
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+CLIENTS = ROOT / "docs" / "clients.md"  # whose snippets run where the clients are installed
+PAGES = [README, *sorted(page for page in (ROOT / "docs").glob("*.md") if page != CLIENTS)]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)\n```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return blocks_of(page.read_text(), language)
+
+
+def blocks_of(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE)
 
 
 def deployment(page: Path) -> str:

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 # What this API adds to OpenAI's, as other servers do; and what OpenAI's own sends, though the types lack it.
-EXTENSIONS = {"reasoning_content", "store", "bytes"}
+EXTENSIONS = {"frequency_penalty", "presence_penalty", "reasoning_content", "store", "bytes"}
 FINISH_REASONS = {"stop", "length", "tool_calls", "content_filter", "function_call"}
 
 

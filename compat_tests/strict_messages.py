@@ -45,7 +45,8 @@ def stream(answer: httpx.Response) -> tuple[list[dict[str, Any]], dict[str, Any]
         assert {event["index"] for event in blocks[:end]} == {len(content)}
         content.append(block(blocks[:end]))
         blocks = blocks[end:]
-    body = {**start["message"], "content": content, "usage": delta["usage"], **delta["delta"]}
+    usage = start["message"]["usage"] | delta["usage"]
+    body = {**start["message"], "content": content, "usage": usage, **delta["delta"]}
     message(body)
     return events, body
 

@@ -260,6 +260,19 @@ def test_markdown_code_and_formulas(tab: Tab, backend: ScriptedBackend) -> None:
     assert tab.console == []
 
 
+def test_formulas_have_their_colours_and_frames_and_a_wrong_one_is_shown(
+    tab: Tab, backend: ScriptedBackend
+) -> None:
+    backend.script = saying("$\\fcolorbox{red}{yellow}{x}$ $\\textcolor{blue}{y}$ $\\nosuch{z}$ $\\frac{1$")  # type: ignore[assignment]
+    tab.ask("Hi")
+    answer = tab.page.locator("article.assistant")
+    expect(answer.locator(".katex")).to_have_count(3)
+    expect(answer.locator(".katex-html .fcolorbox").first).to_have_css("border-color", "rgb(255, 0, 0)")
+    expect(answer.locator("math [style*='solid red']")).to_have_count(1)
+    expect(answer.locator(".katex-error")).to_have_css("color", "rgb(204, 0, 0)")
+    assert tab.console == []
+
+
 def test_a_hostile_answer_does_nothing(tab: Tab, backend: ScriptedBackend) -> None:
     backend.script = saying(HOSTILE, "\nend", reasoning=HOSTILE)  # type: ignore[assignment]
     tab.ask(HOSTILE)

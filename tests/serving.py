@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from gateway.app import create_app
 from gateway.backends.base import Backend
 from gateway.ops.logs import configure_logging
-from gateway.server import uvicorn_config
+from gateway.server import listen, uvicorn_config
 from gateway.settings import GatewaySettings
 from worker.protocol import (
     Accepted,
@@ -100,8 +100,7 @@ def listening(app: FastAPI, settings: GatewaySettings) -> Iterator[str]:
     """The server's root URL; it is stopped, and its thread has ended, on leaving."""
     configure_logging("info", as_json=False)
     server = uvicorn.Server(uvicorn_config(app, settings))
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     started = threading.Event()
     startup = server.startup
 

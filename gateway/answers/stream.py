@@ -35,6 +35,7 @@ class EventStreamResponse(EventSourceResponse):
             # The base class cancels without a word: not before the error has been told.
             shutdown_grace_period=exchange.gateway.settings.shutdown_grace_seconds + 1,
         )
+        del self.headers["connection"]  # whether it is kept, the server knows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -35,11 +35,16 @@ class ThinkingOutput(TypedDict):
     signature: str
 
 
+class ToolCaller(TypedDict):
+    type: Literal["direct"]  # the model itself, not code that it wrote
+
+
 class ToolUseOutput(TypedDict):
     type: Literal["tool_use"]
     id: str
     name: str
     input: dict[str, Any]
+    caller: ToolCaller
 
 
 OutputBlock = MessageText | ThinkingOutput | ToolUseOutput
@@ -49,7 +54,7 @@ class MessageTokensDetails(TypedDict):
     thinking_tokens: int
 
 
-class MessageUsage(TypedDict):
+class MessageDeltaUsage(TypedDict):
     """`input_tokens` are those of the prompt that had to be computed: without those read from the cache."""
 
     input_tokens: int
@@ -57,6 +62,13 @@ class MessageUsage(TypedDict):
     cache_read_input_tokens: int
     output_tokens: int
     output_tokens_details: MessageTokensDetails
+    server_tool_use: None
+
+
+class MessageUsage(MessageDeltaUsage):
+    cache_creation: None
+    inference_geo: None
+    service_tier: Literal["standard"]
 
 
 class MessageObject(TypedDict):
@@ -67,6 +79,8 @@ class MessageObject(TypedDict):
     content: list[OutputBlock]
     stop_reason: StopReason | None
     stop_sequence: str | None
+    stop_details: None
+    container: None
     usage: MessageUsage
 
 
@@ -80,18 +94,28 @@ class MessageEvent(TypedDict):
     index: NotRequired[int]
     content_block: NotRequired[OutputBlock]
     delta: NotRequired[dict[str, str | None]]
-    usage: NotRequired[MessageUsage]
+    usage: NotRequired[MessageDeltaUsage]
     error: NotRequired[MessageErrorDetail]
     request_id: NotRequired[str | None]
 
 
-def message_usage(usage: Usage) -> MessageUsage:
+def delta_usage(usage: Usage) -> MessageDeltaUsage:
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+        "server_tool_use": None,
+    }
+
+
+def message_usage(usage: Usage) -> MessageUsage:
+    return {
+        **delta_usage(usage),
+        "cache_creation": None,
+        "inference_geo": None,
+        "service_tier": "standard",
     }
 
 
@@ -137,7 +161,7 @@ class MessageEncoder(BlockEncoder):
 
     def end(self) -> bytes:
         delta = {"stop_reason": self._stop_reason(), "stop_sequence": self.stop}
-        return _event("message_delta", delta=delta, usage=message_usage(self.usage)) + _event("message_stop")
+        return _event("message_delta", delta=delta, usage=delta_usage(self.usage)) + _event("message_stop")
 
     def error(self, error: APIError) -> bytes:
         return server_sent("error", error_body(error))
@@ -154,6 +178,8 @@ class MessageEncoder(BlockEncoder):
             "content": [self._output(block) for block in self.blocks],
             "stop_reason": self._stop_reason(),
             "stop_sequence": self.stop,
+            "stop_details": None,
+            "container": None,
             "usage": message_usage(usage),
         }
 
@@ -163,7 +189,13 @@ class MessageEncoder(BlockEncoder):
                 return {"type": "text", "text": block.text, "citations": None}
             case "call":
                 call_id = f"toolu_{block.call_id.removeprefix('call_')}"
-                return {"type": "tool_use", "id": call_id, "name": block.name, "input": _input(block.text)}
+                return {
+                    "type": "tool_use",
+                    "id": call_id,
+                    "name": block.name,
+                    "input": _input(block.text),
+                    "caller": {"type": "direct"},
+                }
             case _:
                 thinking = "" if self._hides_thinking else block.text
                 return {"type": "thinking", "thinking": thinking, "signature": SIGNATURE}

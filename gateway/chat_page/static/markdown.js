@@ -12,6 +12,13 @@ const ALLOWED = {
 };
 const LONGEST_HIGHLIGHTED = 50_000; // characters
 
+// KaTeX sets some styles as an attribute, which the page's policy forbids; the property does the same and is allowed.
+const { setAttribute } = Element.prototype;
+Element.prototype.setAttribute = function (name, value) {
+  if (name === "style") this.style.cssText = value;
+  else setAttribute.call(this, name, value);
+};
+
 const escaped = (text) => text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
 
 function mathToken(name, level, begin, rules) {

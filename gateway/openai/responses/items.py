@@ -29,6 +29,7 @@ class FunctionCallItem(StrictBody):
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: PlainOr[str, dict[str, Any]]
     id: str | None = None
 
@@ -91,6 +92,11 @@ KnownItem = (
 Item = Annotated[KnownItem | Annotated[OtherItem, Tag("other-item")], Discriminator(_item_kind)]
 
 
+def qualified(name: str, namespace: str | None) -> str:
+    """What a function is called to the model, which knows no namespaces."""
+    return f"{namespace}.{name}" if namespace else name
+
+
 def template_messages(items: Sequence[Item], num_earlier: int = 0) -> list[Message]:
     """The chat template's own form: what the assistant thought, said and called at one time is one message.
 
@@ -118,7 +124,9 @@ def _message(item: Item, where: str, calls: OpenCalls) -> Message:
             return said("user" if role == "user" else "system", text_of(item.content, f"{where}.content"))
         case FunctionCallItem():
             calls.made(item.call_id)
-            return answered("", calls=[call(item.call_id, item.name, item.arguments)])
+            return answered(
+                "", calls=[call(item.call_id, qualified(item.name, item.namespace), item.arguments)]
+            )
         case FunctionCallOutputItem():
             call_id = calls.answered(item.call_id, f"{where}.call_id")
             return result(call_id, text_of(item.output, f"{where}.output"))

@@ -15,7 +15,8 @@ from gateway.answers.whole import WholeAnswer
 from gateway.errors import APIError, ErrorDetail, invalid
 from gateway.json_body import StrictBody
 from gateway.openai.logprobs import TokenLogprobs, token_logprobs
-from gateway.openai.responses.request import ResponseRequest
+from gateway.openai.responses.items import qualified
+from gateway.openai.responses.request import NamespaceTool, ResponseRequest
 from worker.protocol import TokenLogprob, Usage
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -63,6 +64,7 @@ class FunctionCallOutput(TypedDict):
     status: ItemStatus
     call_id: str
     name: str
+    namespace: NotRequired[str]
     arguments: str
 
 
@@ -105,6 +107,7 @@ class ResponseObject(TypedDict):
     status: Status
     background: Literal[False]
     error: ResponseError | None
+    frequency_penalty: float
     incomplete_details: IncompleteDetails | None
     instructions: str | None
     max_output_tokens: int | None
@@ -113,8 +116,11 @@ class ResponseObject(TypedDict):
     model: str
     output: list[OutputItem]
     parallel_tool_calls: bool
+    presence_penalty: float
     previous_response_id: str | None
+    prompt_cache_key: str | None
     reasoning: dict[str, Any]
+    safety_identifier: str | None
     service_tier: Literal["default"]
     store: bool
     temperature: float | None
@@ -201,6 +207,7 @@ def new_response(body: ResponseRequest, *, store: bool) -> ResponseObject:
         "status": "in_progress",
         "background": False,
         "error": None,
+        "frequency_penalty": body.frequency_penalty or 0.0,
         "incomplete_details": None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
@@ -209,18 +216,23 @@ def new_response(body: ResponseRequest, *, store: bool) -> ResponseObject:
         "model": body.model,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "presence_penalty": body.presence_penalty or 0.0,
         "previous_response_id": body.previous_response_id,
+        "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {
             "effort": (reasoning.effort if reasoning else None) or None,
             "summary": (reasoning.summary or reasoning.generate_summary) if reasoning else None,
         },
+        "safety_identifier": body.safety_identifier,
         "service_tier": "default",
         "store": store,
         "temperature": body.temperature,
         "text": {"format": {"type": "text"}, **text},
         "tool_choice": choice.known_fields() if isinstance(choice, StrictBody) else choice or "auto",
         "tools": [
-            {"description": None, "parameters": None, "strict": False, **tool.known_fields()}
+            tool.known_fields()
+            if isinstance(tool, NamespaceTool)
+            else {"description": None, "parameters": None, "strict": False, **tool.known_fields()}
             for tool in body.tools or ()
         ],
         "top_logprobs": body.top_logprobs or 0,
@@ -257,6 +269,12 @@ class ResponseEncoder(BlockEncoder):
         super().__init__()
         self.response, self._summarized, self._keep = response, summarized, keep
         self._num_events = 0
+        self._names = {
+            qualified(function["name"], tool["name"]): {"name": function["name"], "namespace": tool["name"]}
+            for tool in response["tools"]
+            if tool["type"] == "namespace"
+            for function in tool["tools"]
+        }
 
     def whole(self, answer: WholeAnswer) -> bytes:
         self.read(answer)
@@ -320,7 +338,7 @@ class ResponseEncoder(BlockEncoder):
         item_id = self._item_id(block)
         match block.kind:
             case "call":
-                return {
+                call: FunctionCallOutput = {
                     "type": "function_call",
                     "id": item_id,
                     "status": status,
@@ -328,6 +346,8 @@ class ResponseEncoder(BlockEncoder):
                     "name": block.name,
                     "arguments": block.text,
                 }
+                call.update(self._names.get(block.name, {}))  # type: ignore[typeddict-item]
+                return call
             case "text":
                 content = [self._text_output(block)]
                 return {

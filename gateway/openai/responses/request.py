@@ -20,7 +20,7 @@ from gateway.openai.formats import (
     only_format,
 )
 from gateway.openai.parts import TextPart
-from gateway.openai.responses.items import Item, MessageItem, template_messages
+from gateway.openai.responses.items import Item, MessageItem, qualified, template_messages
 from gateway.openai.sampling import (
     AnswerFields,
     HostedFields,
@@ -30,7 +30,7 @@ from gateway.openai.sampling import (
     ignored,
 )
 from gateway.sampling import TokenLimit, sampling_params
-from gateway.tools import MAX_TOOLS, Choice, FunctionDefinition, ToolUse, named, offered
+from gateway.tools import MAX_TOOLS, Choice, FunctionDefinition, Name, ToolUse, named, offered
 from worker.protocol import ChatRequest
 
 # What the worker calls as chats do.
@@ -74,6 +74,22 @@ class FunctionTool(FunctionDefinition):
     type: Literal["function"]
 
 
+class NamespaceTool(StrictBody):
+    """Functions under a common name: to the model, each is `NAMESPACE.FUNCTION`."""
+
+    type: Literal["namespace"]
+    name: Name
+    description: str | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)]
+
+    def functions(self) -> Iterable[FunctionDefinition]:
+        for tool in self.tools:
+            described = "\n".join(text for text in (self.description, tool.description) if text)
+            yield tool.model_copy(
+                update={"name": qualified(tool.name, self.name), "description": described or None}
+            )
+
+
 class OtherTool(StrictBody):
     """A tool that runs on OpenAI's servers, or takes plain text: understood, and refused by name."""
 
@@ -82,11 +98,13 @@ class OtherTool(StrictBody):
 
 def _tool_kind(value: Any) -> str:
     kind = value.get("type", "function") if isinstance(value, dict) else "function"
-    return "function-tool" if kind == "function" else "other-tool"
+    return f"{kind}-tool" if kind in ("function", "namespace") else "other-tool"
 
 
 Tool = Annotated[
-    Annotated[FunctionTool, Tag("function-tool")] | Annotated[OtherTool, Tag("other-tool")],
+    Annotated[FunctionTool, Tag("function-tool")]
+    | Annotated[NamespaceTool, Tag("namespace-tool")]
+    | Annotated[OtherTool, Tag("other-tool")],
     Discriminator(_tool_kind),
 ]
 
@@ -212,14 +230,20 @@ def input_items(body: ResponseRequest) -> Sequence[Item]:
 
 
 def tool_use(body: ResponseRequest) -> ToolUse:
-    definitions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or [])]
+    definitions = [
+        function for i, tool in enumerate(body.tools or []) for function in _functions(tool, f"tools[{i}]")
+    ]
     return offered(definitions, _choice(body.tool_choice), parallel=body.parallel_tool_calls is not False)
 
 
-def _function(tool: Tool, where: str) -> FunctionDefinition:
-    if isinstance(tool, OtherTool):
-        raise unsupported(where, f"this server has no tool '{tool.type}'. {FUNCTIONS_ONLY}")
-    return tool
+def _functions(tool: Tool, where: str) -> Iterable[FunctionDefinition]:
+    match tool:
+        case OtherTool():
+            raise unsupported(where, f"this server has no tool '{tool.type}'. {FUNCTIONS_ONLY}")
+        case NamespaceTool():
+            return tool.functions()
+        case _:
+            return [tool]
 
 
 def _choice(choice: Literal["none", "auto", "required"] | ToolChoice | None) -> Choice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Response
 
 from gateway.answers.respond import Asked, respond
 from gateway.deps import ExchangeDep
@@ -49,6 +49,12 @@ async def create_response(
         keep=partial(conversations.keep, items=items) if store else None,
     )
     return await respond(exchange, asked, encoder)
+
+
+@router.post("/responses/compact", include_in_schema=False)
+async def compact_response() -> Response:
+    """Nothing is compacted here: an unknown route, not one of a response that is called `compact`."""
+    raise HTTPException(404)
 
 
 @router.get("/responses/{response_id}", response_model=ResponseObject)

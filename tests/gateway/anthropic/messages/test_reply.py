@@ -38,8 +38,14 @@ def test_a_message_has_every_required_key(client: httpx.Client) -> None:
         "content": [{"type": "text", "text": "Hello", "citations": None}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
         "usage": {
             "input_tokens": 2,
+            "cache_creation": None,
+            "inference_geo": None,
+            "server_tool_use": None,
+            "service_tier": "standard",
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 3,
             "output_tokens": 2,
@@ -68,8 +74,14 @@ def test_a_stream_tells_of_the_message_and_of_each_block(client: httpx.Client) -
 CALLED: list[dict[str, Any]] = [
     {"type": "thinking", "thinking": "Hmm.", "signature": "unsigned"},
     {"type": "text", "text": "I look.", "citations": None},
-    {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}},
-    {"type": "tool_use", "id": "toolu_2", "name": "get_time", "input": {}},
+    {
+        "type": "tool_use",
+        "id": "toolu_1",
+        "name": "get_weather",
+        "input": {"city": "Paris"},
+        "caller": {"type": "direct"},
+    },
+    {"type": "tool_use", "id": "toolu_2", "name": "get_time", "input": {}, "caller": {"type": "direct"}},
 ]
 
 

@@ -174,3 +174,31 @@ def test_a_failure_before_the_first_event_has_a_status(
     answer = client.post(RESPONSES, json={**HELLO, "stream": stream})
     assert answer.status_code == 503
     assert "It broke." in answer.json()["error"]["message"]
+
+
+async def call_in_a_namespace(backend: ScriptedBackend, request: Any) -> AsyncGenerator[list[Event]]:
+    yield [Accepted(5), ToolCallDelta(0, 0, id="call_1", name="home.get_weather"), ToolCallDelta(0, 0, "{}")]
+    yield [Finished(0, "tool_calls"), Usage(5, 1)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_function_in_a_namespace_is_called_by_its_own_name(
+    client: httpx.Client, backend: ScriptedBackend, stream: bool
+) -> None:
+    backend.script = call_in_a_namespace
+    function = {"type": "function", "name": "get_weather", "description": "The weather"}
+    namespace = {"type": "namespace", "name": "home", "description": "At home.", "tools": [function]}
+    request = {**HELLO, "tools": [namespace, function], "stream": stream}
+    answer = client.post(RESPONSES, json=request).raise_for_status()
+    body = strict.stream(answer)[0][-1]["response"] if stream else answer.json()
+    strict.response(body)
+    (call,) = body["output"]
+    assert (call["namespace"], call["name"]) == ("home", "get_weather")
+    offered = [tool["function"] for tool in backend.requests[-1].tools]
+    assert [tool["name"] for tool in offered] == ["home.get_weather", "get_weather"]
+    assert offered[0]["description"] == "At home.\nThe weather"
+
+    result = {"type": "function_call_output", "call_id": "call_1", "output": "Sun"}
+    client.post(RESPONSES, json={**HELLO, "input": [call, result]}).raise_for_status()
+    (made,) = backend.requests[-1].messages[0]["tool_calls"]
+    assert made["function"]["name"] == "home.get_weather"
