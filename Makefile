@@ -6,13 +6,14 @@
 # make check    formatting, lint, strict types
 # make docs     docs/settings.md, from the settings classes
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
+# make report   docs/report: 100 users on three servers, 50 questions, the gateway's own cost, growth (an hour)
 # make load BASE_URL=… API_KEY=…  100 users on any deployment, with Locust (in .cache); USERS, RAMP, CLASSES, LOCUST
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: serve test test-clients faults bench check docs format constraints clean
+.PHONY: serve test test-clients faults report bench check docs format constraints clean
 .DEFAULT_GOAL := serve
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -57,13 +58,15 @@ load: $(LOAD_VENV)/bin/locust
 		--users $(USERS) --spawn-rate $(RAMP) $(LOCUST) $(CLASSES)
 
 $(LOAD_VENV)/bin/locust:
-	$(PYTHON) -m venv $(LOAD_VENV)
-	$(LOAD_VENV)/bin/python -m pip install --quiet locust==2.47.0
+	$(PYTHON) -c 'from benchmarks.load_test import locust; locust()'
 
 # 10,000 requests of a batch over three workers in the local control plane, of which containers die meanwhile.
 BATCH_REQUESTS ?= 10000
 prove-batches: $(INSTALLED)
 	BATCH_REQUESTS=$(BATCH_REQUESTS) $(BIN)/python -m pytest compat_tests/test_modal_batches.py -k once
+
+report: $(INSTALLED)
+	$(BIN)/python -m benchmarks --repeats 1 report
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks all

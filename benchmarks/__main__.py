@@ -35,9 +35,10 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import CACHE, modal_events, tables, tuning
+from benchmarks import CACHE, modal_events, report_page, tables, tuning
 from benchmarks import equality as equality_of
 from benchmarks import long_prompt as long_prompt_among
+from benchmarks import report as report_of
 from benchmarks import restart as restart_of
 from benchmarks import soak as soak_of
 from benchmarks.compare import Comparison, tune
@@ -149,6 +150,29 @@ def restart(context: typer.Context, prompt_tokens: int = 2000) -> None:
         outcome[peer.name] = dataclasses.asdict(run) | {"ratio": run.ratio}
         print(f"{peer.name}: known {run.known:.2f} s, computed {run.computed:.2f} s, ratio {run.ratio:.2f}")
     finish("restart", outcome)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    only: Annotated[str, typer.Option(help=f"comma-separated parts: {', '.join(report_of.PARTS)}")] = "",
+    users: int = 100,
+    ramp: Annotated[float, typer.Option(help="more of them each second")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="of each of Locust's runs")] = 120.0,
+) -> None:
+    """Everything for docs/report: load tests, questions, levels, the gateway's own cost, growth (an hour)."""
+    parts = [part for part in only.split(",") if part]
+    if unknown := set(parts) - report_of.PARTS.keys():
+        raise typer.BadParameter(f"No part is called {', '.join(unknown)}.", param_hint="--only")
+    setup = context.obj.setup(report_of.CONTEXT)
+    size = report_of.Size(users, ramp, seconds, context.obj.repeats)
+    print(f"written to {report_page.write(report_of.measure(setup, size, parts))}")
+
+
+@app.command("render-report")
+def render_report(data: Path = report_page.FOLDER / "data.json") -> None:
+    """docs/report again from figures that are there."""
+    print(f"written to {report_page.write(json.loads(data.read_text()))}")
 
 
 @app.command("all")

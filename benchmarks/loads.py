@@ -9,7 +9,7 @@ from typing import Protocol
 from benchmarks.client import closed_loop
 from benchmarks.replies import Reply, decode
 from benchmarks.running import Server
-from benchmarks.workload import Workload
+from benchmarks.workload import Workload, long_text
 
 
 class Load(Protocol):
@@ -35,21 +35,26 @@ async def warm_up(server: Server, workload: Workload, clients: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """A closed loop: each client asks a new question as soon as its last is answered."""
+    """A closed loop: each client asks a new question as soon as its last is answered.
+
+    `prompt_tokens`: about as much text follows each question, and nothing of it is cached.
+    """
 
     clients: int
     num_requests: int
     workload: Workload
+    prompt_tokens: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.clients} clients"
+        return f"{self.clients} clients{f', prompt +{self.prompt_tokens}' if self.prompt_tokens else ''}"
 
     async def warm_up(self, server: Server) -> None:
         await warm_up(server, self.workload, self.clients)
 
     async def run(self, server: Server) -> list[Reply]:
-        requests = list(islice(self.workload.requests(server.model_id), self.num_requests))
+        asked = self.workload.requests(server.model_id, more=long_text(self.prompt_tokens))
+        requests = list(islice(asked, self.num_requests))
         return [decode(recording) for recording in await closed_loop(server.port, requests, self.clients)]
 
 

@@ -1,7 +1,8 @@
 """Users of a deployment, for Locust: `make load BASE_URL=https://… API_KEY=…`.
 
-Three kinds, each waiting one to three seconds between messages as a reader does:
+Each waits one to three seconds between messages, as a reader does:
   GenerateUser      POST /generate with one and the same message
+  MessageUser       the same message to servers without that route: a whole chat completion, sampled alike
   ChatUser          /v1/chat/completions with one of the 50 questions, streaming
   ConversationUser  the same with all that was said before, four turns, then from the beginning
 
@@ -30,6 +31,9 @@ from benchmarks.replies import Reply, decode_body
 from benchmarks.workload import Message, asked, questions
 
 GENERATE_MESSAGE = "link cloud avantajları nelerdir"  # noqa: RUF001  # Turkish
+# What /generate puts around the message by default (gateway/legacy/generate.py).
+GENERATE_MESSAGES = asked(GENERATE_MESSAGE, "You are a helpful assistant.")
+GENERATE_SAMPLING = {"temperature": 0.2, "top_p": 0.95, "top_k": 40, "min_p": 0.05}
 TURNS = 4
 TIMEOUT = 600.0  # seconds; Locust's own 60 would call a long wait an error
 KEY = os.environ.get("API_KEY", "")
@@ -93,6 +97,13 @@ class GenerateUser(Caller):
     @task  # type: ignore[untyped-decorator]
     def generate(self) -> None:
         self.client.post("/generate", json={"message": GENERATE_MESSAGE})
+
+
+class MessageUser(Caller):
+    @task  # type: ignore[untyped-decorator]
+    def ask(self) -> None:
+        body = {"model": model_of(self.host), "messages": GENERATE_MESSAGES, "max_tokens": MAX_TOKENS}
+        self.client.post("/v1/chat/completions", json=body | GENERATE_SAMPLING)
 
 
 class ChatUser(Caller):

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from benchmarks.client import closed_loop
-from benchmarks.machine import CpuMeter
+from benchmarks.machine import CpuMeter, memory
 from benchmarks.replies import decode
 from benchmarks.summary import Summary, summarize
 from benchmarks.workload import Workload
@@ -52,7 +52,7 @@ def measure(model: Path, clients: int, num_requests: int) -> ModalEvents:
         warm = statistics.median(first_text(deployment) for _ in range(REPEATS))
         cancel = statistics.median(time_to_cancel(deployment) for _ in range(REPEATS))
         lost, recover = lose_worker(deployment)
-        load, workers = two_workers(deployment, clients, num_requests)
+        load, workers = on_workers(deployment, clients, num_requests)
     return ModalEvents(cold_start, warm, cancel, lost, recover, load, workers)
 
 
@@ -106,15 +106,16 @@ def lose_worker(deployment: Deployment) -> tuple[float, float]:
     return lost, time.perf_counter() - started
 
 
-def two_workers(deployment: Deployment, clients: int, num_requests: int) -> tuple[Summary, int]:
-    """A closed loop that needs every slot of two workers; the second starts as the load arrives."""
+def on_workers(deployment: Deployment, clients: int, num_requests: int) -> tuple[Summary, int]:
+    """A closed loop that may need every slot of all workers; more of them start as the load arrives."""
     requests = list(islice(Workload().requests(MODEL), num_requests))
     port = httpx.URL(deployment.server.url).port
     assert port is not None
     meter = CpuMeter(deployment.workers()[0].pid)
     recordings = asyncio.run(closed_loop(port, requests, clients))
-    summary = summarize([decode(recording) for recording in recordings], 0.0, meter.read())
-    return summary, len(deployment.workers())
+    workers = deployment.workers()
+    peak = sum(memory(worker.pid, "VmHWM") for worker in workers)
+    return summarize([decode(recording) for recording in recordings], peak, meter.read()), len(workers)
 
 
 def _wait(deployment: Deployment, num_inputs: int) -> None:

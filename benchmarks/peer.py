@@ -22,6 +22,7 @@ class Setup:
     `slots`: sequences at a time; None leaves them to the server. `kv_unified` and `kv_tokens` are for
     llama-server: one pool of KV for all slots, and its size where it is not `context` for each.
     `cache_dir`: where ours keeps prefixes across restarts. `chat_template`: instead of the model's own.
+    `generate_tokens`: after which an answer of ours on /generate ends.
     """
 
     model: Path
@@ -32,6 +33,7 @@ class Setup:
     kv_tokens: int | None = None
     cache_dir: Path | None = None
     chat_template: Path | None = None
+    generate_tokens: int | None = None
 
     @property
     def label(self) -> str:

@@ -40,6 +40,7 @@ def _ours_env(setup: Setup, port: int) -> dict[str, str]:
         "LLM_SLOTS": setup.slots,
         "LLM_CACHE_DIR": setup.cache_dir,
         "CHAT_TEMPLATE": setup.chat_template,
+        "GENERATE_MAX_TOKENS": setup.generate_tokens,
     }
     return env | {name: str(value) for name, value in optional.items() if value}
 

@@ -93,14 +93,15 @@ def as_json(results: Results, ceilings: Ceilings) -> dict[str, Any]:
 
 def last_line(document: dict[str, Any]) -> str:
     """One line of JSON; what could not be measured is null, since JSON has no NaN."""
-    return json.dumps(_rounded(document), separators=(",", ":"))
+    return json.dumps(rounded(document), separators=(",", ":"))
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Plain data to four digits; NaN becomes None."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     if isinstance(value, float):
         return None if math.isnan(value) else round(value, 4)
     return value

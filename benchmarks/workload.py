@@ -78,6 +78,9 @@ class Workload:
             }
         )
 
-    def requests(self, model: str, label: str = "Question") -> Iterator[bytes]:
-        """Endless single questions under the system prompt; they differ right after it."""
-        return (self.request(model, asked(question)) for question in endless_questions(label))
+    def requests(self, model: str, label: str = "Question", more: str = "") -> Iterator[bytes]:
+        """Endless single questions, each with `more`, under the system prompt; they differ right after it."""
+        return (
+            self.request(model, asked(f"{question}\n\n{more}".rstrip()))
+            for question in endless_questions(label)
+        )
