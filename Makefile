@@ -6,7 +6,7 @@
 # make check    formatting, lint, strict types
 # make docs     docs/settings.md, from the settings classes
 # make bench    questions, chats and tool calls against llama-server and llama_cpp.server (hours; builds them in .cache)
-# make report   docs/report: 100 users on three servers, 50 questions, the gateway's own cost, growth (an hour)
+# make report   docs/report: 100 users on three servers, 50 questions, the gateway's own cost, growth
 # make load BASE_URL=… API_KEY=…  100 users on any deployment, with Locust (in .cache); USERS, RAMP, CLASSES, LOCUST
 PYTHON ?= python3
 VENV := .venv

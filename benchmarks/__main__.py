@@ -160,13 +160,17 @@ def report(
     ramp: Annotated[float, typer.Option(help="more of them each second")] = 2.0,
     seconds: Annotated[float, typer.Option(help="of each of Locust's runs")] = 120.0,
 ) -> None:
-    """Everything for docs/report: load tests, questions, levels, the gateway's own cost, growth (an hour)."""
+    """Everything for docs/report: load tests, questions, levels, the gateway's own cost, growth."""
     parts = [part for part in only.split(",") if part]
     if unknown := set(parts) - report_of.PARTS.keys():
         raise typer.BadParameter(f"No part is called {', '.join(unknown)}.", param_hint="--only")
     setup = context.obj.setup(report_of.CONTEXT)
     size = report_of.Size(users, ramp, seconds, context.obj.repeats)
-    print(f"written to {report_page.write(report_of.measure(setup, size, parts))}")
+    try:
+        document = report_of.measure(setup, size, parts)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    print(f"written to {report_page.write(document)}")
 
 
 @app.command("render-report")

@@ -1,6 +1,6 @@
 """How cost grows: with users, the length of prompts, slots, the model's size, and workers on Modal.
 
-One thing varies at a time; what it is measured at is in `CURVES`. Each point is one run on a fresh server.
+One thing varies at a time; each curve says what it is measured at. Each point is one run on a fresh server.
 """
 
 from __future__ import annotations

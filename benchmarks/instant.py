@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Literal
 
 import typer
+import uvicorn
 
 from benchmarks.client import KEY
 from gateway.app import create_app
@@ -63,8 +64,6 @@ def gateway(port: int) -> None:
     configure_logging(settings.log_level, settings.log_json)
     config = uvicorn_config(create_app(InstantBackend(), settings), settings)
     config.port = port
-    import uvicorn
-
     uvicorn.Server(config).run()
 
 

@@ -1,4 +1,4 @@
-"""Locust's users on one server after the other: python -m benchmarks load-test.
+"""Locust's users on one server after the other: python -m benchmarks report --only load.
 
 The same users (benchmarks/locustfile.py), ramped linearly, for every server. Locust lives in an environment
 of its own; what it writes every second becomes the curves of the report.

@@ -2,7 +2,7 @@
 
 The parts, in order: two load tests (100 users with Locust, 50 questions one a second), single questions
 beside other servers, what the gateway itself costs, and how cost grows. Each part is kept as soon as it is
-measured; `--only` measures some again and leaves the others as they are.
+measured; `--only` measures some again beside those of the same commit, machine and sizes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import dataclasses
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -53,9 +54,16 @@ Part = Callable[[Setup, Size], Any]
 
 
 def measure(setup: Setup, size: Size, only: list[str]) -> dict[str, Any]:
-    """Runs the parts (all of them, unless `only` names some), and returns the whole document."""
+    """Runs the parts (all of them, unless `only` names some), and returns the whole document.
+
+    Raises ValueError where the parts that are there were measured otherwise.
+    """
+    made = about(setup, size)
     document: dict[str, Any] = json.loads(DOCUMENT.read_text()) if DOCUMENT.exists() and only else {}
-    document |= {"made": about(setup, size)}
+    differ = [key for key, value in document.get("made", made).items() if value != made[key]]
+    if differ:
+        raise ValueError(f"{DOCUMENT} was measured with another {', '.join(differ)}: measure all parts again")
+    document |= {"made": made}
     for name in only or PARTS:
         print(f"== {name}", flush=True)
         document[name] = {"at": time.strftime("%F %H:%M"), "results": PARTS[name](setup, size)}
@@ -71,7 +79,6 @@ def about(setup: Setup, size: Size) -> dict[str, Any]:
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     return {
-        "date": time.strftime("%F"),
         "commit": commit,
         "hardware": hardware(),
         "builds": {peer.name: f"{peer.origin}; {peer.instruction_sets()}" for peer in SERVERS},
@@ -118,36 +125,31 @@ def fifty_questions(setup: Setup, size: Size) -> dict[str, Any]:
 
 
 async def _asked(peer: Peer, setup: Setup, mode: questions.Mode) -> dict[str, Any]:
-    seen: list[questions.Result] = []
     load = Questions(16, 16, Workload())
     with running(peer, tuning.setup_for(peer, setup, load)) as server:
         url, headers = f"http://127.0.0.1:{server.port}", {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=questions.TIMEOUT) as client:
             ask = await questions.asker(client, questions.Route.chat, server.model_id, ANSWER)
-            await _collect(questions.run(ask, list(islice(endless_questions(), 50)), mode), seen)
+            asked = list(islice(endless_questions(), 50))
+            seen = [result async for result in questions.run(ask, asked, mode)]
     summary = questions.summary(seen)
     print(f"{peer.name} {mode}: {summary}", flush=True)
     return summary
 
 
-async def _collect(results: AsyncIterator[questions.Result], seen: list[questions.Result]) -> None:
-    async for result in results:
-        seen.append(result)
-
-
 def levels(setup: Setup, size: Size) -> dict[str, Any]:
     """Single questions in a closed loop, with the bare loop as the ceiling."""
-    comparison = Comparison("report-levels", "single questions", setup, SERVERS)
+    name = "report-levels"
+    comparison = Comparison(name, "single questions", setup, SERVERS)
     loads = [Questions(clients, num_requests(clients, 50), Workload()) for clients in LEVELS]
     with comparison.reporting():
         comparison.measure(loads, size.repeats, with_ceiling=True)
-    return comparison.document()
+    document: dict[str, Any] = json.loads((CACHE / f"{name}.json").read_text())
+    return document
 
 
 def own_cost(setup: Setup, size: Size) -> dict[str, Any]:
     """In a process of its own, whose core the client is held to."""
-    from concurrent.futures import ProcessPoolExecutor
-
     with ProcessPoolExecutor(1) as process:
         costs = process.submit(gateway_cost.measure, size.gateway_seconds).result()
     return {name: dataclasses.asdict(cost) for name, cost in costs.items()}

@@ -44,6 +44,7 @@ def write(document: dict[str, Any], folder: Path = FOLDER) -> Path:
     parts = {name: part["results"] for name, part in document.items() if name != "made"}
     text = environment.get_template("report.md.jinja").render(
         made=document["made"],
+        ended=max((part["at"] for name, part in document.items() if name != "made"), default="never"),
         images=images,
         plan=plan(parts["growth"]["users"]["points"], document["made"]["threads"])
         if "growth" in parts

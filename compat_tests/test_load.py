@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.load_test import LOCUST
 from compat_tests.environments import python_environment
 from compat_tests.server import ServerProcess
 
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 def test_locusts_users_are_answered_and_report_first_tokens(
     server_process: ServerProcess, tmp_path: Path
 ) -> None:
-    locust = python_environment("locust==2.47.0") / "locust"
+    locust = python_environment(LOCUST) / "locust"
     command = [str(locust), "-f", "benchmarks/locustfile.py", "--host", server_process.url]
     size = ["--users", "4", "--spawn-rate", "4", "--run-time", "15s"]
     done = subprocess.run(

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import load_test
+from benchmarks import load_test, report
 from benchmarks.machine import CpuUse
+from benchmarks.peer import Setup
 from benchmarks.report_page import knee, plan, write
 from benchmarks.summary import Summary
 
@@ -68,7 +69,7 @@ def document() -> dict[str, Any]:
         "gateway": {"ours": cost, "litellm": {**cost, "requests_per_s": 200.0}},
         "growth": {"users": curve},
     }
-    made: dict[str, Any] = {"date": "2026-11-27", "commit": "abc", "hardware": "a machine"}
+    made: dict[str, Any] = {"commit": "abc", "hardware": "a machine"}
     made |= {"builds": {"ours": "AVX2"}}
     made |= {"model": "model.gguf", "threads": 2, "context": 1024, "answer_tokens": 128}
     made |= {"users": 4, "ramp": 2.0, "seconds": 60.0}
@@ -97,6 +98,24 @@ def test_a_part_that_was_not_measured_is_left_out(part: str, tmp_path: Path) -> 
     del measured[part]
     write(measured, tmp_path)
     assert "abc" in (tmp_path / "report.md").read_text()
+
+
+def test_parts_of_different_runs_are_not_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "report.json"
+    made = {"commit": "abc"}
+    monkeypatch.setattr(report, "DOCUMENT", kept)
+    monkeypatch.setattr(report, "about", lambda setup, size: made)
+    monkeypatch.setattr(report, "PARTS", {"load": lambda *_: 1, "levels": lambda *_: 2})
+    setup, size = Setup(Path("model.gguf")), report.Size()
+    report.measure(setup, size, ["load"])
+    document = report.measure(setup, size, ["levels"])
+    assert (document["load"]["results"], document["levels"]["results"]) == (1, 2)
+    made = {"commit": "def"}
+    with pytest.raises(ValueError, match="another commit"):
+        report.measure(setup, size, ["levels"])
+    assert json.loads(kept.read_text()) == document
 
 
 def test_locusts_files_become_seconds_without_what_is_counted_twice(tmp_path: Path) -> None:

@@ -269,8 +269,8 @@ class ResponseEncoder(BlockEncoder):
         super().__init__()
         self.response, self._summarized, self._keep = response, summarized, keep
         self._num_events = 0
-        self._names = {
-            qualified(function["name"], tool["name"]): {"name": function["name"], "namespace": tool["name"]}
+        self._in_namespaces = {  # namespace and name by what the model calls them
+            qualified(function["name"], tool["name"]): (tool["name"], function["name"])
             for tool in response["tools"]
             if tool["type"] == "namespace"
             for function in tool["tools"]
@@ -346,7 +346,8 @@ class ResponseEncoder(BlockEncoder):
                     "name": block.name,
                     "arguments": block.text,
                 }
-                call.update(self._names.get(block.name, {}))  # type: ignore[typeddict-item]
+                if block.name in self._in_namespaces:
+                    call["namespace"], call["name"] = self._in_namespaces[block.name]
                 return call
             case "text":
                 content = [self._text_output(block)]

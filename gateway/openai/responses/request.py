@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from gateway.conversation import said
-from gateway.errors import missing, unsupported
+from gateway.errors import invalid, missing, unsupported
 from gateway.json_body import PlainOr, StrictBody
 from gateway.marks import Hint, Refused, hints, refuse_unsupported
 from gateway.openai.formats import (
@@ -233,6 +233,8 @@ def tool_use(body: ResponseRequest) -> ToolUse:
     definitions = [
         function for i, tool in enumerate(body.tools or []) for function in _functions(tool, f"tools[{i}]")
     ]
+    if len(definitions) > MAX_TOOLS:
+        raise invalid(f"The tools have {len(definitions)} functions. Offer at most {MAX_TOOLS}.", "tools")
     return offered(definitions, _choice(body.tool_choice), parallel=body.parallel_tool_calls is not False)
 
 

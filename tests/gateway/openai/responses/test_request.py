@@ -78,6 +78,16 @@ def test_tools_reach_the_worker_as_chats_have_them(client: httpx.Client, backend
     assert (request.tool_choice, request.parallel_tool_calls) == ("auto", False)
 
 
+def test_functions_in_namespaces_are_bounded_like_others(client: httpx.Client) -> None:
+    functions = [{**TIME, "name": f"f{i}"} for i in range(65)]
+    namespaces = [{"type": "namespace", "name": name, "tools": functions} for name in ("a", "b")]
+    answer = client.post(RESPONSES, json={**HELLO, "tools": namespaces})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "tools"
+    assert "130 functions. Offer at most 128" in error["message"]
+
+
 ALLOWED = {"type": "allowed_tools", "tools": [{"type": "function", "name": "get_time"}]}
 
 
